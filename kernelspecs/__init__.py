@@ -1,0 +1,1 @@
+"""Kernelspec templates, and what installs them."""

@@ -1,0 +1,1 @@
+"""The login side: kernel provisioners for jupyter_client, and the `farkernel` command."""

@@ -1,0 +1,5 @@
+"""The `farkernel` command."""
+
+
+def main() -> None:
+    """Run the `farkernel` command."""

@@ -1,0 +1,81 @@
+"""Every failure that farkernel names.
+
+    FarkernelError
+    ├── RequestError            the kernelspec asks for something that is not valid
+    ├── CommandMissing          a program of Slurm is not on the login node
+    ├── SubmissionRefused       Slurm refused the job at once
+    ├── JobFailed               the job ended, or was cancelled, before the kernel was up
+    │   └── QueueTimeout        it waited longer than `job.max_wait`
+    ├── LauncherFailed          the launcher did not come up on the node
+    │   ├── PythonMissing       `launcher.python` does not exist there
+    │   └── ImportFailed        it exists, and lacks pyzmq or is too old
+    ├── NodeUnreachable         the login side cannot connect to the launcher
+    ├── LinkBroken              the link failed for good
+    └── KernelFailed            the kernel did not come up
+        └── KernelCommandMissing    its command does not exist on the node
+"""
+
+
+class FarkernelError(Exception):
+    """A failure that has a name.
+
+    Its text is what JupyterLab shows in the "Error Starting Kernel" dialog, verbatim.
+
+    :param what: one sentence: what failed, and where
+    :param said: the words of the program that refused, as it printed them
+    :param hint: one sentence: what to do
+    """
+
+    def __init__(self, what: str, *, said: str = "", hint: str = "") -> None:
+        self.what = what
+        self.said = said.strip()
+        self.hint = hint
+        super().__init__("\n".join(part for part in (what, self.said, hint) if part))
+
+
+class RequestError(FarkernelError):
+    """The kernelspec asks for something that is not valid."""
+
+
+class CommandMissing(FarkernelError):
+    """A program of Slurm is not on the login node."""
+
+
+class SubmissionRefused(FarkernelError):
+    """Slurm refused the job at once."""
+
+
+class JobFailed(FarkernelError):
+    """The job ended, or was cancelled, before the kernel was up."""
+
+
+class QueueTimeout(JobFailed):
+    """The job waited longer than `job.max_wait`."""
+
+
+class LauncherFailed(FarkernelError):
+    """The launcher did not come up on the node."""
+
+
+class PythonMissing(LauncherFailed):
+    """The launcher's Python does not exist on the node."""
+
+
+class ImportFailed(LauncherFailed):
+    """The launcher's Python lacks pyzmq, or is too old."""
+
+
+class NodeUnreachable(FarkernelError):
+    """The login side cannot connect to the launcher."""
+
+
+class LinkBroken(FarkernelError):
+    """The link failed for good."""
+
+
+class KernelFailed(FarkernelError):
+    """The kernel did not come up."""
+
+
+class KernelCommandMissing(KernelFailed):
+    """The kernel's command does not exist on the node."""
