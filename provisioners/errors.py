@@ -1,18 +1,18 @@
 """Every failure that farkernel names.
 
-    FarkernelError
-    ├── RequestError            the kernelspec asks for something that is not valid
-    ├── CommandMissing          a program of Slurm is not on the login node
-    ├── SubmissionRefused       Slurm refused the job at once
-    ├── JobFailed               the job ended, or was cancelled, before the kernel was up
-    │   └── QueueTimeout        it waited longer than `job.max_wait`
-    ├── LauncherFailed          the launcher did not come up on the node
-    │   ├── PythonMissing       `launcher.python` does not exist there
-    │   └── ImportFailed        it exists, and lacks pyzmq or is too old
-    ├── NodeUnreachable         the login side cannot connect to the launcher
-    ├── LinkBroken              the link failed for good
-    └── KernelFailed            the kernel did not come up
-        └── KernelCommandMissing    its command does not exist on the node
+FarkernelError
+├── RequestError            the kernelspec asks for something that is not valid
+├── CommandMissing          a program of Slurm is not on the login node
+├── SubmissionRefused       Slurm refused the job at once
+├── JobFailed               the job ended, or was cancelled, before the kernel was up
+│   └── QueueTimeout        it waited longer than `job.max_wait`
+├── LauncherFailed          the launcher did not come up on the node
+│   ├── PythonMissing       `launcher.python` does not exist there
+│   └── ImportFailed        it exists, and lacks pyzmq or is too old
+├── NodeUnreachable         the login side cannot connect to the launcher
+├── LinkBroken              the link failed for good
+└── KernelFailed            the kernel did not come up
+    └── KernelCommandMissing    its command does not exist on the node
 """
 
 

@@ -1,5 +1,5 @@
 """The `farkernel` command."""
 
+from farkernel.provisioners.cli.app import main
 
-def main() -> None:
-    """Run the `farkernel` command."""
+__all__ = ["main"]

@@ -1,0 +1,192 @@
+"""One start of a kernel, as the launcher carries it: its process and the sockets towards it."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+
+from farkernel.launcher import wire
+from farkernel.launcher.process import KernelProcess
+from farkernel.launcher.protocol import (
+    PORT_NAMES,
+    Channel,
+    Event,
+    KernelEnded,
+    KernelLog,
+    KernelReady,
+    KernelStarted,
+    OutputDropped,
+)
+from farkernel.launcher.sockets import Frames, LoopSocket
+
+PROBE_INTERVAL = 0.1
+"""Seconds between two questions to a kernel that has not been heard on iopub yet."""
+
+_HWM = 1000
+"""ZeroMQ's own default: messages that wait on each side of a socket before iopub drops."""
+
+
+class Kernel:
+    """Carries one start of a kernel until it is closed.
+
+    :param process: the kernel's process
+    :param forward: `forward(channel, frames)` takes what the kernel says
+    :param report: `report(event)` takes what happens to it
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        context: zmq.Context[Any],
+        process: KernelProcess,
+        *,
+        forward: Callable[[Channel, Frames], None],
+        report: Callable[[Event], None],
+    ) -> None:
+        order = process.order
+        self.process = process
+        self._ids = (order.kernel, order.generation)
+        self._loop = loop
+        self._forward = forward
+        self._report = report
+        self._probe = _Probe(wire.Signer(order.key.encode(), order.signature_scheme))
+        self._probe_timer: asyncio.TimerHandle | None = None
+        self._ready = False
+        self._read_since_pause = _HWM
+        self._sockets = self._connect(context)
+        loop.add_reader(process.output.fileno(), self._on_output)
+        report(KernelStarted(*self._ids, process.pid, process.cwd))
+        self._ask()
+
+    def send(self, channel: Channel, frames: Frames) -> None:
+        """Pass a client's message on to the kernel."""
+        self._sockets[channel].send(frames)
+
+    def hold_output(self, hold: bool) -> None:
+        """Stop or go on reading iopub; what the kernel then drops is up to its own high-water mark."""
+        if hold:
+            self._sockets[Channel.IOPUB].pause()
+            return
+        self._read_since_pause = 0
+        self._sockets[Channel.IOPUB].resume()
+        self._loop.call_later(PROBE_INTERVAL, setattr, self, "_read_since_pause", _HWM)
+
+    def check(self) -> bool:
+        """Whether the process has ended; reports it and closes if so."""
+        exit_code = self.process.poll()
+        if exit_code is None:
+            return False
+        self._on_output()
+        ended = KernelEnded(*self._ids, exit_code, self.process.out_of_memory(), self.process.tail_text())
+        self.close()
+        self._report(ended)
+        return True
+
+    def close(self) -> None:
+        """End what is left of the process group, close the sockets, remove the files."""
+        self.process.signal(signal.SIGKILL)
+        if self._probe_timer:
+            self._probe_timer.cancel()
+        if not self.process.output.closed:
+            self._loop.remove_reader(self.process.output.fileno())
+            self.process.output.close()
+        for socket in self._sockets.values():
+            socket.close()
+        self.process.remove()
+
+    # ---- sockets ----
+
+    def _connect(self, context: zmq.Context[Any]) -> dict[Channel, LoopSocket]:
+        # A kernel answers on stdin to the identity that it saw on shell: one identity for both.
+        identity = os.urandom(8).hex().encode()
+        return {channel: self._connect_one(context, channel, identity) for channel in PORT_NAMES}
+
+    def _connect_one(self, context: zmq.Context[Any], channel: Channel, identity: bytes) -> LoopSocket:
+        socket: zmq.Socket[bytes] = context.socket(zmq.SUB if channel == Channel.IOPUB else zmq.DEALER)
+        socket.linger = 0
+        socket.reconnect_ivl = 10  # the kernel binds when it is ready: milliseconds count
+        if channel == Channel.IOPUB:
+            socket.rcvhwm = _HWM
+            socket.subscribe(b"")
+        else:
+            socket.sndhwm = 0  # a kernel that is busy for hours still gets every request
+            socket.routing_id = identity
+        info = self.process.connection
+        separator = "-" if info["transport"] == "ipc" else ":"
+        socket.connect(f"{info['transport']}://{info['ip']}{separator}{info[PORT_NAMES[channel]]}")
+        return LoopSocket(self._loop, socket, functools.partial(self._on_message, channel))
+
+    def _on_message(self, channel: Channel, frames: list[Any]) -> None:
+        if channel == Channel.IOPUB and self._read_since_pause < _HWM:
+            self._read_since_pause += 1
+            if self._read_since_pause == _HWM:
+                # All that the socket could hold had been waiting: what came after it is gone.
+                self._report(OutputDropped(*self._ids))
+        if self._probe.answered_by(channel, frames):
+            self._on_probe_answered()
+        else:
+            self._forward(channel, frames)
+
+    # ---- is it there? ----
+
+    def _ask(self) -> None:
+        self.send(Channel.SHELL, self._probe.request())
+        self._probe_timer = self._loop.call_later(PROBE_INTERVAL, self._ask)
+
+    def _on_probe_answered(self) -> None:
+        # Subscriptions reach the kernel some time after the connection (the "slow joiner"): only what was
+        # heard proves that nothing that follows is lost.
+        if not self._ready and self._probe.replied and self._probe.heard:
+            self._ready = True
+            if self._probe_timer:
+                self._probe_timer.cancel()
+            self._report(KernelReady(*self._ids))
+
+    # ---- the process's own output ----
+
+    def _on_output(self) -> None:
+        if self.process.output.closed:
+            return
+        data = self.process.read_output()
+        if data is None:
+            self._loop.remove_reader(self.process.output.fileno())
+        elif data:
+            self._report(KernelLog(*self._ids, data.decode(errors="replace")))
+
+
+class _Probe:
+    """Our own `kernel_info_request`s, and what the kernel says to them."""
+
+    def __init__(self, signer: wire.Signer) -> None:
+        self.replied = False
+        self.heard = False
+        self._signer = signer
+        self._open: dict[str, set[str]] = {}
+
+    def request(self) -> list[bytes]:
+        header = self._signer.header("kernel_info_request")
+        self._open[header["msg_id"]] = {"kernel_info_reply", "idle"}
+        return self._signer.frames(header, {})
+
+    def answered_by(self, channel: Channel, frames: list[Any]) -> bool:
+        """Whether a message is an answer to a probe; once all have their answers, nothing is looked at."""
+        if not self._open or channel not in {Channel.SHELL, Channel.IOPUB}:
+            return False
+        message = wire.parse(frames)
+        if message is None or message.parent_id not in self._open:
+            return False
+        self.replied |= channel == Channel.SHELL
+        self.heard |= channel == Channel.IOPUB
+        awaited = self._open[message.parent_id]
+        awaited.discard(message.type)
+        if message.type == "status":
+            awaited.discard(message.content.get("execution_state", ""))
+        if not awaited:
+            del self._open[message.parent_id]
+        return True

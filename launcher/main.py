@@ -1,0 +1,71 @@
+"""The launcher: runs on a job's first node, starts kernels and carries their messages.
+
+It is started by `farkernel.launcher.bootstrap`. Its standard input brings a `Setup`, then a first order or an
+empty line; its end tells that the login side is gone. Its standard output takes one `Started` (or `Failed`).
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import signal
+import sys
+from typing import BinaryIO
+
+from farkernel.launcher import node
+from farkernel.launcher.private import PrivateDirectory
+from farkernel.launcher.process import KernelProcess
+from farkernel.launcher.protocol import (
+    MARK,
+    Failed,
+    KernelRefused,
+    ProtocolError,
+    Setup,
+    StartKernel,
+    decode,
+    encode,
+)
+
+
+def say(message: object) -> None:
+    """Say one thing to the login side on standard output."""
+    sys.stdout.write(f"{MARK}{encode(message).decode()}\n")
+    sys.stdout.flush()
+
+
+def start_kernel(order: StartKernel, base: pathlib.Path) -> KernelProcess | KernelRefused:
+    """Start a kernel's process."""
+    try:
+        return KernelProcess(order, base, node.without_step(os.environ))
+    except OSError as error:
+        path = str(error.filename or order.argv[0])
+        reason = error.strerror or str(error)
+        return KernelRefused(order.kernel, order.generation, error.errno or 0, path, reason)
+
+
+def main(stdin: BinaryIO) -> int:
+    """Run the launcher with what is left of its standard input; return the exit code."""
+    try:
+        setup = decode(stdin.readline(), Setup)
+        line = stdin.readline()
+        order = decode(line, StartKernel) if line.strip() else None
+        # Never below /run/user: that does not exist inside a container.
+        base = PrivateDirectory(pathlib.Path(setup.directory or "/tmp"), "1000.1000/k-5")  # noqa: S108
+    except (ProtocolError, OSError) as error:
+        say(Failed(f"cannot begin: {error}"))
+        return 1
+    kernel = None
+    try:
+        # The kernel's process is started before ZeroMQ and asyncio are imported, which takes a tenth as long
+        # as its own start does.
+        kernel = start_kernel(order, base.path) if order else None
+        from farkernel.launcher.serve import serve  # noqa: PLC0415
+
+        return serve(setup, kernel, base.path, stdin)
+    except ImportError as error:
+        say(Failed(f"no pyzmq: {sys.executable} cannot import it: {error}"))
+        return 1
+    finally:
+        if isinstance(kernel, KernelProcess) and kernel.poll() is None:
+            kernel.signal(signal.SIGKILL)
+        base.remove()

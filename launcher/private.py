@@ -1,0 +1,65 @@
+"""Private directories that do not outlive their owner."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import shutil
+import stat
+import tempfile
+import time
+
+PREFIX = "farkernel-"
+SOCKET_PATH_LIMIT = 107
+"""Bytes in the path of a unix socket (unix(7): `sun_path` has 108, the last one is NUL)."""
+
+_YOUNG = 60.0
+"""Seconds after which a directory without a lock is nobody's."""
+
+
+class PrivateDirectory:
+    """A fresh 0700 directory, held by a lock for as long as its owner lives.
+
+    A process that is killed cannot tidy up: whoever makes a directory beside it later removes the user's
+    directories that nobody holds any more.
+
+    :param base: where to make it
+    :param longest: the longest name that will be used for a socket in it
+    :raises OSError: it cannot be made there, or `longest` would be too long
+    """
+
+    def __init__(self, base: pathlib.Path, longest: str) -> None:
+        _sweep(base)
+        self.path = pathlib.Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+        self._lock = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        needed = len(os.fsencode(self.path / longest))
+        if needed > SOCKET_PATH_LIMIT:
+            self.remove()
+            raise OSError(
+                f"the path {base} is too long: a unix socket below it would have {needed} bytes in its name, "
+                f"{SOCKET_PATH_LIMIT} are possible"
+            )
+
+    def remove(self) -> None:
+        """Remove the directory and all that lies in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            os.close(self._lock)
+
+
+def _sweep(base: pathlib.Path) -> None:
+    for directory in base.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            status = directory.lstat()
+            young = time.time() - status.st_mtime < _YOUNG  # its owner may be about to lock it
+            if young or not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+                continue
+            lock = os.open(directory / "lock", os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(directory)
+            finally:
+                os.close(lock)

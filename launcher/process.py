@@ -1,0 +1,143 @@
+"""One start of a kernel as a process of the node.
+
+Nothing here needs ZeroMQ or a loop, so that the first kernel is on its way while those are still imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Mapping
+
+from farkernel.launcher import node
+from farkernel.launcher.protocol import PORT_NAMES, StartKernel
+
+_TAIL = 4096
+"""Bytes kept of what a kernel's process writes itself."""
+
+_LOWEST_PORT = 10000
+
+
+class KernelProcess:
+    """The process of one start of a kernel, its private directory and connection file.
+
+    :param order: what to start
+    :param base: the launcher's 0700 directory
+    :param env: the environment that the order's variables go on top of
+    :raises OSError: the command or the working directory does not exist, or cannot be used
+    """
+
+    def __init__(self, order: StartKernel, base: pathlib.Path, env: Mapping[str, str]) -> None:
+        self.order = order
+        self.tail = b""
+        self.directory = base / f"{order.kernel}.{order.generation}"
+        self.directory.mkdir(mode=0o700)
+        self.connection = self._connection_info()
+        self._oom_before = node.out_of_memory_kills()
+        try:
+            self.cwd = _first_directory(order.cwd)
+            file = self.directory / "kernel.json"
+            file.touch(mode=0o600)
+            file.write_text(json.dumps(self.connection), encoding="ascii")
+            argv = [part.replace("{connection_file}", str(file)) for part in order.argv]
+            # A kernel that finds its parent gone ends itself; its parent is this process.
+            own = {"JPY_PARENT_PID": str(os.getpid()), "PWD": self.cwd}
+            self._process = subprocess.Popen(
+                argv,
+                env={**env, **order.env, **own},
+                cwd=self.cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError:
+            self.remove()
+            raise
+        assert self._process.stdout
+        self.output = self._process.stdout
+        os.set_blocking(self.output.fileno(), False)
+
+    @property
+    def pid(self) -> int:
+        """The process id; also its process group's and session's."""
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """Return the exit code, negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    def out_of_memory(self) -> bool:
+        """Whether the node's memory limit ended it."""
+        return self.poll() == -signal.SIGKILL and node.out_of_memory_kills() > self._oom_before
+
+    def signal(self, signum: int) -> None:
+        """Send a signal to the process group: what the kernel has started gets it too."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signum)
+
+    def read_output(self) -> bytes | None:
+        """Return what the process has written since; None at the end."""
+        try:
+            data = os.read(self.output.fileno(), 65536)
+        except BlockingIOError:
+            return b""
+        self.tail = (self.tail + data)[-_TAIL:]
+        return data or None
+
+    def tail_text(self) -> str:
+        """Return the end of what the process has written."""
+        return self.tail.decode(errors="replace").strip()
+
+    def remove(self) -> None:
+        """Remove what lies on disk."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _connection_info(self) -> dict[str, str | int]:
+        order = self.order
+        if order.transport == "ipc":
+            ip, ports = str(self.directory / "k"), [int(channel) for channel in PORT_NAMES]
+        else:
+            ip, ports = "127.0.0.1", _free_ports(len(PORT_NAMES))
+        return {
+            "transport": order.transport,
+            "ip": ip,
+            "key": order.key,
+            "signature_scheme": order.signature_scheme,
+            "kernel_name": order.kernel_name,
+            **dict(zip(PORT_NAMES.values(), ports, strict=True)),
+        }
+
+
+def _first_directory(candidates: list[str]) -> str:
+    for directory in candidates:
+        if os.path.isdir(directory) and os.access(directory, os.X_OK):  # noqa: PTH112 (nothing to gain)
+            return directory
+    if len(candidates) == 1:
+        raise FileNotFoundError(2, "No such directory on the node", candidates[0])
+    return "/"
+
+
+def _free_ports(count: int) -> list[int]:
+    """Choose ports that nothing listens on.
+
+    Below the range of outgoing connections: there a client that connects before the kernel has bound could
+    be given the very port as its own, and be connected to itself.
+    """
+    ports: list[int] = []
+    candidates = list(range(_LOWEST_PORT, node.ephemeral_floor()))
+    random.shuffle(candidates)
+    for port in candidates:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            ports.append(port)
+        if len(ports) == count:
+            break
+    return ports

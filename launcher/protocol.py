@@ -1,0 +1,285 @@
+"""What the login side and the launcher say to each other.
+
+The conversation starts on the launcher's standard input and output, before there is a link:
+
+- stdin, one JSON line each: `Setup`, then any number of orders that need not wait for the link;
+- stdout, one JSON line after `MARK`: `Started`.
+
+From then on both sides speak on the link (`farkernel.launcher.link`): orders towards the launcher,
+events towards the login side, and the kernels' own messages beside them.
+
+Both ends always run the same version of this code, since the launcher's travels to the node; `VERSION`
+is checked all the same, because a launcher may outlive the process that started it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import types
+from typing import Any, TypeVar, cast
+
+VERSION = 1
+
+MARK = "farkernel-launcher "
+"""Begins the one line of stdout that is meant for the login side; a site may print others."""
+
+
+class ProtocolError(Exception):
+    """The other side said something that this version does not know."""
+
+
+class Channel(enum.IntEnum):
+    """Whose message it is: one of a kernel's five channels, or our own orders and events.
+
+    The first five are the channels of the Jupyter messaging protocol, in the order of their connection files.
+    """
+
+    SHELL = 1
+    IOPUB = 2
+    STDIN = 3
+    CONTROL = 4
+    HB = 5
+    ORDER = 6
+    EVENT = 7
+
+
+PORT_NAMES = {
+    Channel.SHELL: "shell_port",
+    Channel.IOPUB: "iopub_port",
+    Channel.STDIN: "stdin_port",
+    Channel.CONTROL: "control_port",
+    Channel.HB: "hb_port",
+}
+"""A kernel's channels, and what connection files call their ports."""
+
+
+# ---- on stdin and stdout ---------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """How the launcher is to listen, and to whom.
+
+    :param client_key: the login side's public CURVE key (Z85); no other is let in
+    :param interface: name or address of the network interface to bind, empty for all
+    :param ports: first and last TCP port to choose from, or empty for any
+    :param directory: where on the node its 0700 directory goes, empty for the node's own temporary directory
+    :param orphan_timeout: seconds without a word from the login side after which everything is ended
+    """
+
+    client_key: str
+    interface: str
+    ports: list[int]
+    directory: str
+    orphan_timeout: float
+    version: int = VERSION
+
+
+@dataclasses.dataclass(frozen=True)
+class Started:
+    """The launcher is up.
+
+    :param node: the node's name
+    :param addresses: host names and addresses to try, best first
+    :param port: its TCP port
+    :param server_key: its public CURVE key (Z85)
+    :param job_id: Slurm's job id, empty without Slurm
+    """
+
+    node: str
+    addresses: list[str]
+    port: int
+    server_key: str
+    job_id: str
+    pid: int
+    version: int = VERSION
+
+
+@dataclasses.dataclass(frozen=True)
+class Failed:
+    """The launcher cannot start; said instead of `Started`.
+
+    :param reason: one sentence
+    """
+
+    reason: str
+    version: int = VERSION
+
+
+# ---- orders ----------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class StartKernel:
+    """Start a kernel, or start it anew.
+
+    :param kernel: its number on this launcher
+    :param generation: counts its starts; messages of another generation are dropped
+    :param argv: its command; `{connection_file}` is replaced on the node
+    :param env: variables on top of the job's own
+    :param cwd: directories of which the first that exists is taken
+    :param transport: how it is reached on the node: `ipc` or `tcp` (loopback)
+    :param key: the key that its messages are signed with
+    :param signature_scheme: as in a connection file
+    """
+
+    kernel: int
+    generation: int
+    argv: list[str]
+    env: dict[str, str]
+    cwd: list[str]
+    transport: str
+    key: str
+    signature_scheme: str
+    kernel_name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class SignalKernel:
+    """Send a signal to the kernel's process group."""
+
+    kernel: int
+    signum: int
+
+
+@dataclasses.dataclass(frozen=True)
+class EndLauncher:
+    """End every kernel, remove everything, leave."""
+
+
+Order = StartKernel | SignalKernel | EndLauncher
+
+
+# ---- events ----------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelStarted:
+    """The kernel's process runs; it has not answered yet."""
+
+    kernel: int
+    generation: int
+    pid: int
+    cwd: str
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelReady:
+    """The kernel has answered on shell and was heard on iopub."""
+
+    kernel: int
+    generation: int
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelRefused:
+    """The kernel's process could not be started.
+
+    :param errno: of the failed call
+    :param path: what it was about: the command, or the working directory
+    :param reason: the system's words
+    """
+
+    kernel: int
+    generation: int
+    errno: int
+    path: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelEnded:
+    """The kernel's process has ended.
+
+    :param exit_code: as `subprocess` gives it: negative for a signal
+    :param out_of_memory: the node's memory limit ended it
+    :param stderr: the end of what it wrote there
+    """
+
+    kernel: int
+    generation: int
+    exit_code: int
+    out_of_memory: bool
+    stderr: str
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelLog:
+    """Something that the kernel's process wrote to its own stdout or stderr."""
+
+    kernel: int
+    generation: int
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputDropped:
+    """The link was full for so long that the kernel may have dropped output."""
+
+    kernel: int
+    generation: int
+
+
+Event = KernelStarted | KernelReady | KernelRefused | KernelEnded | KernelLog | OutputDropped
+
+
+# ---- JSON ------------------------------------------------------------------------------------------------
+
+_TYPES: dict[str, type[Any]] = {
+    cls.__name__: cls
+    for cls in (
+        Setup, Started, Failed,
+        StartKernel, SignalKernel, EndLauncher,
+        KernelStarted, KernelReady, KernelRefused, KernelEnded, KernelLog, OutputDropped,
+    )
+}  # fmt: skip
+
+M = TypeVar("M")
+
+
+def encode(message: Any) -> bytes:
+    """Return a message of this module as one line of JSON, without the line's end."""
+    return json.dumps({"type": type(message).__name__, **dataclasses.asdict(message)}).encode()
+
+
+def decode(data: bytes | str, expected: type[M]) -> M:
+    """Return the message that `encode` made `data` of.
+
+    :raises ProtocolError: it is none, not an `expected` one, or of another version
+    """
+    message = _decode(data)
+    if not isinstance(message, expected):
+        raise ProtocolError(f"{type(message).__name__} is not expected here")
+    return message
+
+
+def decode_answer(data: bytes | str) -> Started | Failed:
+    """Return what the launcher says on its standard output; raises as `decode`."""
+    return cast("Started | Failed", _decode(data, Started | Failed))
+
+
+def decode_order(data: bytes | str) -> Order:
+    """Return an order; raises as `decode`."""
+    return cast("Order", _decode(data, Order))
+
+
+def decode_event(data: bytes | str) -> Event:
+    """Return an event; raises as `decode`."""
+    return cast("Event", _decode(data, Event))
+
+
+def _decode(data: bytes | str, expected: types.UnionType | type = object) -> object:
+    try:
+        fields = json.loads(data)
+        cls = _TYPES[fields.pop("type")]
+        message = cls(**fields)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ProtocolError(f"not a message of farkernel's protocol {VERSION}: {error!r}") from error
+    if not isinstance(message, expected):
+        raise ProtocolError(f"{cls.__name__} is not expected here")
+    version = getattr(message, "version", VERSION)
+    if version != VERSION:
+        raise ProtocolError(f"the other side speaks protocol {version}, this one {VERSION}")
+    return message

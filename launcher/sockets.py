@@ -1,0 +1,95 @@
+"""ZeroMQ sockets on an asyncio loop, without a task or a future per message.
+
+A ZeroMQ socket's file descriptor says only that something *changed* (zmq_getsockopt(3), ZMQ_FD): after every
+receive and every send the socket has to be asked again, or a message waits until the next one comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import zmq
+
+Frames = Sequence[Any]
+"""The frames of a message: `zmq.Frame` or bytes."""
+
+BATCH = 64
+"""Messages taken from one socket before the others get their turn."""
+
+
+class LoopSocket:
+    """One ZeroMQ socket that calls `on_message(frames)` on the loop for every message.
+
+    It belongs to the loop's thread: every method is to be called there.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        socket: zmq.Socket[bytes],
+        on_message: Callable[[list[zmq.Frame]], None],
+    ) -> None:
+        self.socket = socket
+        self._loop = loop
+        self._on_message = on_message
+        self._scheduled = False
+        self._paused = False
+        self._closed = False
+        self._fd = socket.fileno()
+        loop.add_reader(self._fd, self._drain)
+        self._schedule()
+
+    def send(self, frames: Frames) -> bool:
+        """Send a message; False when the socket cannot take it now."""
+        if self._closed:
+            return False
+        try:
+            self.socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return False
+        finally:
+            self._look_again()
+        return True
+
+    def pause(self) -> None:
+        """Leave messages where they are, so that the sender's high-water mark is felt."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Go on reading."""
+        if self._paused:
+            self._paused = False
+            self._schedule()
+
+    def close(self, linger: int = 0) -> None:
+        """Close the socket; `linger` is the time in ms for what is still to be sent."""
+        if not self._closed:
+            self._closed = True
+            self._loop.remove_reader(self._fd)
+            self.socket.close(linger)
+
+    def _look_again(self) -> None:
+        if not self._scheduled and not self._closed and cast("int", self.socket.get(zmq.EVENTS)) & zmq.POLLIN:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._drain_scheduled)
+
+    def _drain_scheduled(self) -> None:
+        self._scheduled = False
+        self._drain()
+
+    def _drain(self) -> None:
+        for _ in range(BATCH):
+            if self._closed or self._paused:
+                return
+            try:
+                frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            self._on_message(frames)
+        self._schedule()

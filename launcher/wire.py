@@ -1,0 +1,120 @@
+"""The Jupyter messaging protocol's wire format, as far as somebody in between needs it.
+
+https://jupyter-client.readthedocs.io/en/stable/messaging.html#wire-protocol
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import getpass
+import hashlib
+import hmac
+import json
+import uuid
+from typing import Any
+
+from farkernel.launcher.sockets import Frames
+
+DELIMITER = b"<IDS|MSG>"
+PROTOCOL_VERSION = "5.3"
+
+
+@dataclasses.dataclass(frozen=True)
+class Message:
+    """A message taken apart; the content stays as it came until it is asked for."""
+
+    identities: list[bytes]
+    header: dict[str, Any]
+    parent: dict[str, Any]
+    raw_content: Any
+
+    @property
+    def type(self) -> str:
+        """The message's type, such as `execute_request`."""
+        return str(self.header.get("msg_type", ""))
+
+    @property
+    def id(self) -> str:
+        """The message's id."""
+        return str(self.header.get("msg_id", ""))
+
+    @property
+    def parent_id(self) -> str:
+        """The id of the request that this message answers."""
+        return str(self.parent.get("msg_id", ""))
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The message's content."""
+        return dict(json.loads(bytes(self.raw_content)))
+
+
+def parse(frames: Frames) -> Message | None:
+    """Take a message apart; None when it is not one of Jupyter's."""
+    at = next((at for at, frame in enumerate(frames) if bytes(frame) == DELIMITER), len(frames))
+    try:
+        header, parent = json.loads(bytes(frames[at + 2])), json.loads(bytes(frames[at + 3]))
+        return Message([bytes(frame) for frame in frames[:at]], header, parent, frames[at + 5])
+    except (ValueError, IndexError):
+        return None
+
+
+class Signer:
+    """Makes messages that carry a kernel's own signature.
+
+    :param key: the connection's key; empty for none
+    :param scheme: as in a connection file, such as `hmac-sha256`
+    :raises ValueError: the scheme is not known
+    """
+
+    def __init__(self, key: bytes, scheme: str) -> None:
+        kind, _, digest = scheme.partition("-")
+        if kind != "hmac" or digest not in hashlib.algorithms_available:
+            raise ValueError(f"unknown signature scheme {scheme!r}")
+        self._key = key
+        self._digest = digest
+        self._session = uuid.uuid4().hex
+        self._username = getpass.getuser()
+
+    def header(self, msg_type: str) -> dict[str, Any]:
+        """Return the header of a new message."""
+        return {
+            "msg_id": uuid.uuid4().hex,
+            "session": self._session,
+            "username": self._username,
+            "date": datetime.datetime.now(datetime.UTC).isoformat(),
+            "msg_type": msg_type,
+            "version": PROTOCOL_VERSION,
+        }
+
+    def message(
+        self,
+        msg_type: str,
+        content: dict[str, Any],
+        *,
+        parent: dict[str, Any] | None = None,
+        identities: list[bytes] | None = None,
+    ) -> list[bytes]:
+        """Return the frames of a new message."""
+        return self.frames(self.header(msg_type), content, parent=parent, identities=identities)
+
+    def frames(
+        self,
+        header: dict[str, Any],
+        content: dict[str, Any],
+        *,
+        parent: dict[str, Any] | None = None,
+        identities: list[bytes] | None = None,
+    ) -> list[bytes]:
+        """Return the frames of a message with this header."""
+        parts = [json.dumps(part).encode() for part in (header, parent or {}, {}, content)]
+        return [*(identities or []), DELIMITER, self._sign(parts), *parts]
+
+    def _sign(self, parts: list[bytes]) -> bytes:
+        if not self._key:
+            return b""
+        mac = hmac.new(self._key, digestmod=self._digest)
+        for part in parts:
+            mac.update(part)
+        return mac.hexdigest().encode()

@@ -1,0 +1,46 @@
+"""The one thread of a process in which farkernel works.
+
+A synchronous client (`jupyter console`) runs its event loop only inside each call, so that a task started there
+would freeze in between; and a busy server must not delay the link. So all work is done on a loop of our own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import zmq
+
+from farkernel.provisioners.queue import Queue
+
+T = TypeVar("T")
+
+
+class Background:
+    """A thread with an asyncio loop, and what all kernels of the process share on it."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.context: zmq.Context[Any] = zmq.Context()
+        self.context.max_sockets = 65536
+        self.queue = Queue()
+        self._thread = threading.Thread(target=self.loop.run_forever, name="farkernel", daemon=True)
+        self._thread.start()
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do some work there and await it from any other loop; cancellation is passed on."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.loop))
+
+
+@functools.cache
+def _of_process(_pid: int) -> Background:
+    return Background()
+
+
+def background() -> Background:
+    """Return this process's; a forked child gets its own."""
+    return _of_process(os.getpid())

@@ -1,0 +1,49 @@
+"""The `farkernel` command: its subcommands, and how it shows a failure.
+
+A subcommand's module imports what is heavy (Jupyter, pydantic, zmq) when it runs, so that `--help` is quick.
+"""
+
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from farkernel.provisioners.cli import doctor, kernelspec
+from farkernel.provisioners.errors import FarkernelError
+
+app = typer.Typer(
+    name="farkernel",
+    help="Jupyter kernels on compute nodes.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+)
+app.add_typer(kernelspec.app, name="kernelspec")
+app.command("doctor")(doctor.doctor)
+
+
+def main() -> None:
+    """Run the `farkernel` command: its words on stdout, a failure as one red message on stderr."""
+    try:
+        app()
+    except FarkernelError as error:
+        Console(stderr=True, soft_wrap=True).print(Text(str(error), style="red"))
+        sys.exit(1)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"farkernel {version('farkernel')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave."),
+    ] = False,
+) -> None:
+    pass

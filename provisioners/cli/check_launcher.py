@@ -1,0 +1,146 @@
+"""Whether the launcher's Python can run the launcher: on this host, or on a compute node."""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from farkernel.kernelspecs.install import Installed
+from farkernel.provisioners.cli.check_slurm import slurm_is_here
+from farkernel.provisioners.cli.findings import Finding, ok, problem, warning
+from farkernel.provisioners.commands import Allocated, parse_srun_line, srun_argv, srun_env
+from farkernel.provisioners.environment import for_submission
+from farkernel.provisioners.errors import CommandMissing, RequestError
+from farkernel.provisioners.process import Finished, run
+from farkernel.provisioners.refusals import explain_refusal, slurm_words
+from farkernel.provisioners.request import Request, SlurmRequest, parse_request
+
+ON_NODE = "launcher on a node"
+SLURM_PROVISIONER = "farkernel-slurm"
+
+LOCAL_TIMEOUT = 30.0
+# A job that only looks; short, so that a busy machine's backfill finds room for it.
+NODE_TIME = "0:05:00"
+
+# Runs in the launcher's Python, which may be an old one.
+PROBE = """
+import json, platform, sys
+facts = {"host": platform.node(), "python": platform.python_version()}
+try:
+    import zmq
+    facts.update(pyzmq=zmq.__version__, libzmq=zmq.zmq_version(), curve=bool(zmq.has("curve")))
+except ImportError as error:
+    facts["missing"] = str(error)
+print(json.dumps(facts))
+"""
+
+
+async def check_here(specs: Iterable[Installed]) -> list[Finding]:
+    """Try the launcher's Python of every valid kernelspec (this Python when there is none) on this host."""
+    pythons = [launcher_python(request) for _, request in _valid(specs)]
+    return [await _check_here(python) for python in dict.fromkeys(pythons or [sys.executable])]
+
+
+async def check_on_node(specs: Iterable[Installed], *, wait: float) -> list[Finding]:
+    """Try the launcher's Python of every valid kernelspec for compute nodes on one, in a job of its own.
+
+    :param wait: how many seconds each job may take, with its time in the queue
+    """
+    tried = [(spec, request) for spec, request in _valid(specs) if spec.provisioner == SLURM_PROVISIONER]
+    if not tried:
+        advice = "Install one: `farkernel kernelspec install cori-haswell`"
+        return [problem(ON_NODE, "no valid kernelspec for compute nodes is installed", advice)]
+    if not slurm_is_here():
+        return [problem(ON_NODE, "srun is not on PATH", "Try it on a login node.")]
+    # One after another: a site may allow two jobs at a time, and the user's own kernels need theirs.
+    return [await _check_on_node(spec, request, wait) for spec, request in tried]
+
+
+def launcher_python(request: Request) -> str:
+    """Name the Python that runs the launcher of a request's kernels."""
+    return request.launcher.python or sys.executable
+
+
+def srun_probe(request: Request) -> list[str]:
+    """Build the srun that runs the probe in a job of the request's kind: account, QOS, partition, features.
+
+    The job is short and has one node, shared and with no burst buffer, so that it starts soon.
+    """
+    return srun_argv(_small(request.slurm), [launcher_python(request), "-c", PROBE])
+
+
+def _small(slurm: SlurmRequest) -> SlurmRequest:
+    less = {"nodes": 1, "ntasks_per_node": 1, "time": NODE_TIME, "burst_buffer": None, "exclusive": False}
+    return slurm.model_copy(update={**less, "job_name": "farkernel-doctor"})
+
+
+def _valid(specs: Iterable[Installed]) -> Iterator[tuple[Installed, Request]]:
+    """Pass over the kernelspecs that are not valid; another check tells of them."""
+    for spec in specs:
+        with contextlib.suppress(RequestError):
+            yield spec, parse_request(spec.config, source=spec.source)
+
+
+async def _check_here(python: str) -> Finding:
+    subject = "launcher's Python"
+    try:
+        answer = await run([python, "-c", PROBE], timeout=LOCAL_TIMEOUT)
+    except CommandMissing:
+        advice = "If the compute nodes have it, `farkernel doctor --on-node` says so."
+        return warning(subject, f"{python} is not on this host", advice)
+    except TimeoutError as error:
+        advice = "A slow file system? Try again, or choose a Python on another one."
+        return problem(subject, str(error), advice)
+    return _judge(subject, python, answer)
+
+
+async def _check_on_node(spec: Installed, request: Request, wait: float) -> Finding:
+    subject = f"{ON_NODE}, {spec.name}"
+    try:
+        env = srun_env(_small(request.slurm), for_submission(os.environ))
+        answer = await run(srun_probe(request), env=env, timeout=wait)
+    except TimeoutError as error:
+        advice = "Try when nodes are idle, or wait longer: --wait."
+        return warning(subject, f"{error}; the job is withdrawn", advice)
+    if _refused(answer):
+        refusal = explain_refusal(answer.stderr, answer.returncode, kernel=spec.display_name)
+        return problem(subject, f"{refusal.what}\n{refusal.said}", f"{refusal.hint} ({spec.source})")
+    return _judge(subject, launcher_python(request), answer)
+
+
+def _judge(subject: str, python: str, answer: Finished) -> Finding:
+    facts = _facts(answer.stdout)
+    if facts is None:
+        found = f"{python} did not run (exit code {answer.returncode})\n{_last_lines(answer.stderr)}"
+        return problem(subject, found, "See that it exists there; `launcher.python` in the kernelspec names it.")
+    found = f"{python} on {facts['host']}: Python {facts['python']}"
+    if missing := facts.get("missing"):
+        return problem(subject, f"{found}: {missing}", f"Install it: `{python} -m pip install pyzmq`")
+    found += f", pyzmq {facts['pyzmq']}, libzmq {facts['libzmq']}"
+    if not facts["curve"]:
+        return problem(subject, f"{found} without CURVE", "Install pyzmq's own wheel from PyPI.")
+    return ok(subject, f"{found} with CURVE")
+
+
+def _refused(answer: Finished) -> bool:
+    """Tell a job that Slurm did not take from one whose program failed."""
+    lines = answer.stderr.splitlines()
+    return answer.returncode != 0 and not any(isinstance(parse_srun_line(line), Allocated) for line in lines)
+
+
+def _last_lines(text: str) -> str:
+    return "\n".join(slurm_words(text).splitlines()[-6:])
+
+
+def _facts(stdout: str) -> dict[str, Any] | None:
+    """Find the probe's line; a site's own lines may stand around it."""
+    for line in reversed(stdout.splitlines()):
+        try:
+            facts = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(facts, dict) and "python" in facts:
+            return facts
+    return None

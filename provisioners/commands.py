@@ -1,0 +1,336 @@
+"""Slurm's commands: their command lines, and what they print. No I/O.
+
+Source: srun(1), squeue(1), scancel(1), sacct(1) and sinfo(1) of Slurm 22.05. Only stated formats are parsed.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from farkernel.provisioners.request import BurstBufferFile, SlurmRequest
+from farkernel.provisioners.states import JobState, parse_state
+
+_QUERIES = ("SQUEUE_", "SACCT_", "SCANCEL_", "SINFO_")
+
+# Variables that srun takes for options (srun(1), "INPUT ENVIRONMENT VARIABLES") and that would break the
+# launcher, or tie its job to one that the notebook server itself runs in.
+_SRUN_BREAKERS = re.compile(
+    r"""SLURM_(CLUSTERS|CPUS_PER_TASK|EXACT|EXCLUSIVE|EXPORT_ENV|HET_\w+|HINT|JOB_\w+|JOBID|KILL_BAD_EXIT
+    |LABELIO|MEM_PER_\w+|NNODES|NODEID|NODELIST|NPROCS|NTASKS\w*|OVERLAP|PROCID|STD(ERR|IN|OUT)MODE
+    |STEP\w*|TASK\w*|THREADS\w*|UNBUFFEREDIO|WAIT|WHOLE|WORKING_DIR)|SRUN_\w+""",
+    re.VERBOSE,
+)
+
+
+def query_env(env: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which squeue, sacct, scancel and sinfo do what their options say.
+
+    Users set SQUEUE_FORMAT or SQUEUE_STATES for their own eyes, and SLURM_TIME_FORMAT changes how
+    times are printed.
+    """
+    kept = {name: value for name, value in env.items() if not name.startswith(_QUERIES)}
+    return kept | {"SLURM_TIME_FORMAT": "standard"}
+
+
+def srun_env(slurm: SlurmRequest, env: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for `srun_argv`. A default such as SLURM_ACCOUNT stays, what breaks it goes."""
+    kept = {name: value for name, value in env.items() if not _SRUN_BREAKERS.fullmatch(name)}
+    return kept | ({"SLURM_OVERLAP": "1"} if slurm.exclusive else {})
+
+
+def srun_argv(slurm: SlurmRequest, command: Sequence[str]) -> list[str]:
+    """Return the command line that allocates a job and runs the launcher in it. Use it with `srun_env`.
+
+    `command` is started once for every task: all but task 0 (SLURM_PROCID) have to leave at once with code 0,
+    which the options allow. Only task 0 gets the standard input. The launcher's step has every CPU of the
+    job, and other steps run beside it. So `cpus_per_task` becomes --mincpus: --cpus-per-task would imply
+    --exact, and leave the step with ntasks_per_node times cpus_per_task CPUs of a node that the job has as a
+    whole. With `exclusive` srun implies --exact by itself and refuses --overlap: then it is --cpus-per-task
+    after all, and `srun_env` asks for the overlap.
+    """
+    return [
+        "srun",
+        "--verbose",
+        "--input=0",
+        "--wait=0",
+        "--kill-on-bad-exit=0",
+        *([] if slurm.exclusive else ["--overlap"]),
+        *_resources(slurm),
+        *slurm.extra_args,
+        *command,
+    ]
+
+
+def _resources(slurm: SlurmRequest) -> list[str]:
+    tasks = slurm.ntasks_per_node or 1
+    cpus = slurm.cpus_per_task
+    burst_file = slurm.burst_buffer.file if isinstance(slurm.burst_buffer, BurstBufferFile) else None
+    burst = None if burst_file else slurm.burst_buffer
+    options: dict[str, object] = {
+        "job-name": slurm.job_name,
+        "account": slurm.account,
+        "qos": slurm.qos,
+        "partition": slurm.partition,
+        "constraint": slurm.constraint,
+        "nodes": slurm.nodes,
+        "ntasks-per-node": tasks,
+        "mincpus": tasks * cpus if cpus and not slurm.exclusive else None,
+        "cpus-per-task": cpus if slurm.exclusive else None,
+        "gpus": slurm.gpus,
+        "gres": slurm.gres,
+        "mem": slurm.mem,
+        "time": slurm.time,
+        "reservation": slurm.reservation,
+        "licenses": slurm.licenses,
+        "bb": burst,
+        "bbf": burst_file,
+        "comment": slurm.comment,
+    }
+    exclusive = ["--exclusive"] if slurm.exclusive else []
+    return [f"--{name}={value}" for name, value in options.items() if value is not None] + exclusive
+
+
+def squeue_argv(job_ids: Iterable[int]) -> list[str]:
+    """Return the command line that asks about jobs, ended ones too; `parse_squeue` reads its output.
+
+    An unknown job alone makes squeue fail (`Invalid job id specified`, code 1); among others it is left out.
+    """
+    ids = ",".join(str(job_id) for job_id in job_ids)
+    return ["squeue", "--noheader", "--states=all", f"--jobs={ids}", "--format=%i|%T|%S|%h|%N|%r"]
+
+
+def scancel_argv(job_id: int, signal: str | None = None) -> list[str]:
+    """Return the command line that ends a job, or only sends its steps a signal (`INT`)."""
+    return ["scancel", *([f"--signal={signal}"] if signal else []), str(job_id)]
+
+
+def sacct_argv(job_id: int) -> list[str]:
+    """Return the command line that asks how a job ended; `parse_sacct` reads its output."""
+    fields = "JobIDRaw,State,ExitCode,NodeList"
+    return ["sacct", "--parsable2", "--noheader", f"--jobs={job_id}", f"--format={fields}"]
+
+
+def sinfo_argv() -> list[str]:
+    """Return the command line that lists partitions with their features; `parse_sinfo` reads its output."""
+    return ["sinfo", "--noheader", "--format=%P|%a|%l|%D|%f"]
+
+
+@dataclass(frozen=True, slots=True)
+class QueueEntry:
+    """What squeue says of a job. `start` is expected or actual: local time, naive, as Slurm prints it."""
+
+    job_id: int
+    state: JobState
+    reason: str
+    start: datetime | None
+    exclusive: bool
+    nodes: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnd:
+    """What sacct says of a job. `nodes` is Slurm's own form, empty if it never had any."""
+
+    state: JobState
+    exit_code: int
+    signal: int
+    nodes: str
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """What sinfo says of nodes with the same features in a partition; `time_limit` is Slurm's text."""
+
+    name: str
+    default: bool
+    up: bool
+    time_limit: str
+    nodes: int
+    features: tuple[str, ...]
+
+
+def parse_squeue(text: str) -> dict[int, QueueEntry]:
+    """Read the output of `squeue_argv`, by job id; lines that are something else are passed over."""
+    entries: dict[int, QueueEntry] = {}
+    for line in text.splitlines():
+        fields = line.split("|", 5)
+        if len(fields) != 6 or not fields[0].isdecimal():
+            continue
+        job_id, state, start, shared, nodes, reason = fields
+        entries[int(job_id)] = QueueEntry(
+            int(job_id), parse_state(state), reason.strip(), _time(start), shared == "NO", nodes.strip()
+        )
+    return entries
+
+
+def _time(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None  # "N/A"
+
+
+def parse_sacct(text: str) -> JobEnd | None:
+    """Read the output of `sacct_argv`; None if it knows no such job (yet).
+
+    Steps come after the job. When the launcher's step (0) ran out of memory, and the job only failed of that,
+    the job's end is that too.
+    """
+    rows = [line.split("|") for line in text.splitlines() if line.count("|") == 3]
+    job = next((row for row in rows if row[0].isdecimal()), None)
+    if job is None:
+        return None
+    state = parse_state(job[1])
+    steps = {row[0].partition(".")[2]: parse_state(row[1]) for row in rows}
+    if steps.get("0") is JobState.OUT_OF_MEMORY and state in {JobState.FAILED, JobState.COMPLETED}:
+        state = JobState.OUT_OF_MEMORY
+    code, _, signal = job[2].partition(":")
+    nodes = "" if job[3] == "None assigned" else job[3]
+    return JobEnd(state, _number(code), _number(signal), nodes)
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() else 0
+
+
+def parse_sinfo(text: str) -> list[Partition]:
+    """Read the output of `sinfo_argv`."""
+    partitions: list[Partition] = []
+    for line in text.splitlines():
+        fields = line.split("|")
+        if len(fields) != 5:
+            continue
+        name, available, limit, nodes, features = fields
+        names = () if features == "(null)" else tuple(features.split(","))
+        default, up = name.endswith("*"), available == "up"
+        partitions.append(Partition(name.rstrip("*"), default, up, limit, _number(nodes), names))
+    return partitions
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The job waits in the queue."""
+
+    job_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Allocated:
+    """The job has nodes; `nodes` is empty until srun names them."""
+
+    job_id: int
+    nodes: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """The job was cancelled while it waited; srun does not always say which."""
+
+    job_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFailed:
+    """Slurm gave up a node of the job. srun may hang after this."""
+
+    nodes: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepCancelled:
+    """The launcher's step was ended from outside. An empty `cause` may be scancel, or preemption."""
+
+    job_id: int
+    nodes: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForceTerminated:
+    """srun ended the step, or the job."""
+
+    job_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfMemory:
+    """The kernel of the node killed something of the job for want of memory."""
+
+    job_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEnded:
+    """Tasks ended badly; `how` is srun's text: `Killed`, `Exited with exit code 3`."""
+
+    node: str
+    tasks: str
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommandFailed:
+    """The command could not be started on the node."""
+
+    node: str
+    command: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryMissing:
+    """The working directory does not exist on the node; the command runs in /tmp instead."""
+
+    node: str
+    directory: str
+    why: str
+
+
+SrunNotice = (
+    Queued
+    | Allocated
+    | Withdrawn
+    | NodeFailed
+    | StepCancelled
+    | ForceTerminated
+    | OutOfMemory
+    | TaskEnded
+    | CommandFailed
+    | DirectoryMissing
+)
+
+_STEP = r"(?:(?:job )?step |job |StepId=|JobId=)?(\d+)(?:\.\w+)?"
+_SLURMD = r"slurmstepd-([^:]+): error: "
+_NOTICES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], SrunNotice]], ...] = tuple(
+    (re.compile(pattern), make)
+    for pattern, make in (
+        (r"srun: job (\d+) queued and waiting for resources", lambda m: Queued(int(m[1]))),
+        (r"srun: job (\d+) has been allocated resources", lambda m: Allocated(int(m[1]))),
+        (r"srun: jobid (\d+): nodes\(\d+\):`([^']*)'.*", lambda m: Allocated(int(m[1]), m[2])),
+        (r"srun: Job has been cancelled", lambda m: Withdrawn()),
+        (r"srun: Job allocation (\d+) has been revoked.*", lambda m: Withdrawn(int(m[1]))),
+        (r"srun: error: Node failure on (\S+)", lambda m: NodeFailed(m[1])),
+        (rf"srun: Force Terminated {_STEP}", lambda m: ForceTerminated(int(m[1]))),
+        (
+            r".*error: \*\*\* (?:STEP|JOB) (\d+)(?:\.\w+)? ON (\S+) CANCELLED AT \S+( DUE TO [A-Z ]+)?.*",
+            lambda m: StepCancelled(int(m[1]), m[2], (m[3] or "").removeprefix(" DUE TO ").strip().lower()),
+        ),
+        (
+            r".*error: Detected \d+ oom[-_ ]kill event(?:s|\(s\))? in " + _STEP + r"\b.*",
+            lambda m: OutOfMemory(int(m[1])),
+        ),
+        (r"srun: error: (\S+): tasks? ([\d,-]+): (.*)", lambda m: TaskEnded(m[1], m[2], m[3].strip())),
+        (_SLURMD + r"execve\(\): (.*): ([^:]+)", lambda m: CommandFailed(m[1], m[2], m[3])),
+        (_SLURMD + r"couldn't chdir to `(.*)': ([^:]+).*", lambda m: DirectoryMissing(m[1], m[2], m[3])),
+    )
+)
+
+
+def parse_srun_line(line: str) -> SrunNotice | None:
+    """Read a line of srun's standard error, newline or not; None if it says nothing of the above."""
+    line = line.rstrip()
+    for pattern, make in _NOTICES:
+        if found := pattern.fullmatch(line):
+            return make(found)
+    return None

@@ -1,0 +1,48 @@
+"""Which of the server's environment variables go where."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+# What belongs to the notebook server alone: tokens that give access to it and to its hub. What names a kernel's
+# notebook (JPY_SESSION_NAME) is no secret, and IPython shows it as `__session__`.
+_SERVERS_OWN = re.compile(
+    r"""JUPYTERHUB_.* | JUPYTER_(TOKEN|GATEWAY_.*|.*(TOKEN|PASSWORD|SECRET).*) | JPY_(?!SESSION_NAME$).*
+    | CONFIGPROXY_AUTH_TOKEN | OAUTH2?_.* | KG_.*(TOKEN|PASSWORD).* | EG_.*(TOKEN|PASSWORD).*""",
+    re.VERBOSE,
+)
+
+# What names something that exists on the login node only.
+_LOGIN_NODES_OWN = re.compile(
+    r"""XDG_RUNTIME_DIR | XDG_SESSION_.* | XDG_SEAT | XDG_VTNR | DBUS_SESSION_BUS_ADDRESS | DISPLAY | XAUTHORITY
+    | WAYLAND_DISPLAY | SSH_.* | TMUX.* | STY | INVOCATION_ID | JOURNAL_STREAM | NOTIFY_SOCKET | LISTEN_.*
+    | WINDOWID""",
+    re.VERBOSE,
+)
+
+# What Slurm set for the job that the server itself runs in: srun would make a step of *that* job.
+_ANOTHER_JOBS = re.compile(r"(SLURM|SLURMD|SRUN|SBATCH|SALLOC|PMI|PMI2|PMIX)_.*")
+_KEPT_OF_ANOTHER_JOB = frozenset({"SLURM_CONF", "SLURM_CLUSTERS"})
+
+
+def for_submission(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment that srun is started with, and that it gives to the job (srun(1), --export)."""
+    inside_a_job = "SLURM_JOB_ID" in env or "SLURM_JOBID" in env
+    return {
+        name: value
+        for name, value in env.items()
+        if not _SERVERS_OWN.fullmatch(name)
+        and not _LOGIN_NODES_OWN.fullmatch(name)
+        and not (inside_a_job and name not in _KEPT_OF_ANOTHER_JOB and _ANOTHER_JOBS.fullmatch(name))
+    }
+
+
+def for_kernel(env: Mapping[str, str], server: Mapping[str, str]) -> dict[str, str]:
+    """Return what a kernel has on top of its job's environment.
+
+    :param env: what Jupyter wants the kernel to have: the server's, the kernelspec's and the session's variables
+    :param server: the server's own environment
+    """
+    wanted = for_submission(env)
+    return {name: value for name, value in wanted.items() if server.get(name) != value}

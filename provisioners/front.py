@@ -1,0 +1,196 @@
+"""The front: the sockets that Jupyter clients connect to.
+
+They are unix sockets in a 0700 directory. On a login node with many users a TCP port on loopback would let
+every one of them read a kernel's output: iopub is signed, not authenticated.
+
+The front lives as long as the kernel has its name: over restarts and over jobs. jupyter_client removes the files
+`<ip>-<port>` at each restart, so those are links to the real sockets, made anew for every start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import functools
+import os
+import pathlib
+import tempfile
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import platformdirs
+import zmq
+
+from farkernel.launcher.private import PrivateDirectory
+from farkernel.launcher.protocol import PORT_NAMES, Channel
+from farkernel.launcher.sockets import Frames, LoopSocket
+
+_PUBLIC, _REAL = "k", "r"
+_LONGEST = "r-5"
+
+
+def runtime_directory() -> pathlib.Path:
+    """Return where sockets go: the user's runtime directory if it is there and private, or else /tmp."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # platformdirs warns where there is none; that is what /tmp is for
+        directory = platformdirs.user_runtime_path(ensure_exists=False)
+    with contextlib.suppress(OSError):
+        status = directory.stat()
+        if status.st_uid == os.getuid() and not status.st_mode & 0o077:
+            return directory
+    return pathlib.Path(tempfile.gettempdir())
+
+
+class Front:
+    """The five sockets of one kernel.
+
+    :param on_request: `on_request(channel, frames)` takes what clients send
+    :raises OSError: the sockets' directory cannot be made
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        context: zmq.Context[Any],
+        on_request: Callable[[Channel, list[Any]], None],
+        base: pathlib.Path,
+    ) -> None:
+        self._directory = PrivateDirectory(base, _LONGEST)
+        self._sockets = {
+            channel: self._bind(loop, context, channel, on_request)
+            for channel in PORT_NAMES
+            if channel != Channel.IOPUB
+        }
+        self._publisher = Publisher(loop, self._bound(context, Channel.IOPUB, zmq.PUB))
+        self.renew()
+
+    @property
+    def connection_info(self) -> dict[str, Any]:
+        """What a connection file says of the sockets."""
+        ports = {name: int(channel) for channel, name in PORT_NAMES.items()}
+        return {"transport": "ipc", "ip": str(self._directory.path / _PUBLIC), **ports}
+
+    def renew(self) -> None:
+        """Make the names that jupyter_client removes at every restart."""
+        for channel in PORT_NAMES:
+            link = self._directory.path / f"{_PUBLIC}-{int(channel)}"
+            link.unlink(missing_ok=True)
+            link.symlink_to(f"{_REAL}-{int(channel)}")
+
+    def send(self, channel: Channel, frames: Frames) -> None:
+        """Send a kernel's message to the client that its identities name, or publish it."""
+        if channel == Channel.IOPUB:
+            self._publisher.send(frames)
+        else:
+            self._sockets[channel].send(frames)
+
+    def hold_requests(self, hold: bool) -> None:
+        """Leave requests with the clients, or go on; interrupts and shutdowns (control) always pass."""
+        for channel in (Channel.SHELL, Channel.STDIN):
+            socket = self._sockets[channel]
+            if hold:
+                socket.pause()
+            else:
+                socket.resume()
+
+    def close(self, linger: int = 1000) -> None:
+        """Close the sockets; `linger` is the time in ms for what is still to be sent."""
+        for socket in self._sockets.values():
+            socket.close(linger)
+        self._publisher.close(linger)
+        self._directory.remove()
+
+    def _bound(self, context: zmq.Context[Any], channel: Channel, kind: int) -> zmq.Socket[bytes]:
+        socket: zmq.Socket[bytes] = context.socket(kind)
+        if kind == zmq.ROUTER:
+            socket.router_handover = True  # a tab that reconnects uses its identity again
+        socket.bind(f"ipc://{self._directory.path}/{_REAL}-{int(channel)}")
+        return socket
+
+    def _bind(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        context: zmq.Context[Any],
+        channel: Channel,
+        on_request: Callable[[Channel, list[Any]], None],
+    ) -> LoopSocket:
+        socket = self._bound(context, channel, zmq.ROUTER)
+        return LoopSocket(loop, socket, functools.partial(on_request, channel))
+
+
+class Publisher:
+    """A PUB socket that gives a client time to read before it drops.
+
+    A PUB socket drops at its high-water mark, 1000 messages by default, so that a burst of prints loses some.
+    With ZMQ_XPUB_NODROP it refuses instead; what it refuses waits here, until it has waited for `patience` seconds or
+    more than `limit` bytes wait: then the clients that lag lose messages, the others do not.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        socket: zmq.Socket[bytes],
+        *,
+        patience: float = 2.0,
+        limit: int = 32 * 2**20,
+    ) -> None:
+        self._loop = loop
+        self._socket = socket
+        self._patience = patience
+        self._limit = limit
+        self._waiting: collections.deque[Frames] = collections.deque()
+        self._bytes = 0
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        socket.setsockopt(zmq.XPUB_NODROP, 1)
+
+    def send(self, frames: Frames) -> None:
+        """Publish a message, now or soon."""
+        if self._waiting or not self._try(frames):
+            if not self._waiting:
+                self._deadline = self._loop.time() + self._patience
+            self._waiting.append(frames)
+            self._bytes += sum(len(frame) for frame in frames)
+            if self._timer is None:
+                self._timer = self._loop.call_later(_RETRY, self._retry)
+
+    def close(self, linger: int) -> None:
+        """Publish what waits, and close."""
+        if self._timer:
+            self._timer.cancel()
+        self._give_up()
+        self._socket.close(linger)
+
+    def _try(self, frames: Frames) -> bool:
+        try:
+            self._socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return False
+        return True
+
+    def _retry(self) -> None:
+        self._timer = None
+        before = len(self._waiting)
+        while self._waiting and self._try(self._waiting[0]):
+            self._bytes -= sum(len(frame) for frame in self._waiting.popleft())
+        if len(self._waiting) < before:
+            self._deadline = self._loop.time() + self._patience
+        elif self._loop.time() > self._deadline:
+            self._give_up()
+        if self._bytes > self._limit:
+            self._give_up()
+        if self._waiting:
+            self._timer = self._loop.call_later(_RETRY, self._retry)
+
+    def _give_up(self) -> None:
+        self._socket.setsockopt(zmq.XPUB_NODROP, 0)
+        while self._waiting:
+            self._try(self._waiting.popleft())
+        self._socket.setsockopt(zmq.XPUB_NODROP, 1)
+        self._bytes = 0
+
+
+_RETRY = 0.005
+"""Seconds until a socket that was full is tried again."""

@@ -1,0 +1,101 @@
+"""The one module that starts programs on the login node."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from farkernel.provisioners.errors import CommandMissing
+
+# How long a program may take to end after SIGTERM. srun needs it to give its allocation back.
+GRACE = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What a program that has ended left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+# The parameter is named as subprocess names it.
+async def run(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    timeout: float,
+    grace: float = GRACE,
+    input: bytes = b"",  # noqa: A002
+) -> Finished:
+    """Run a program to its end.
+
+    On timeout and on cancellation it is ended, with SIGTERM before SIGKILL (an srun that is killed
+    leaves its job behind), and reaped.
+
+    :param env: its whole environment; this process's own when None
+    :param grace: how many seconds it may take to end after SIGTERM
+    :param input: what it reads on stdin, which is then closed
+    :raises CommandMissing: there is no such program
+    :raises TimeoutError: it did not end in time; the text names it
+    """
+    process = await start(argv, env=env)
+    try:
+        async with asyncio.timeout(timeout):
+            out, err = await process.communicate(input)
+    except TimeoutError:
+        raise TimeoutError(f"{argv[0]} did not end within {timeout:g} s") from None
+    finally:
+        if process.returncode is None:
+            await end(process, grace=grace)
+    returncode = process.returncode
+    assert returncode is not None
+    return Finished(returncode, out.decode(errors="replace"), err.decode(errors="replace"))
+
+
+async def start(
+    argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None, die_with_us: bool = False
+) -> Process:
+    """Start a program with pipes for its three streams, in a process group of its own.
+
+    :param cwd: its working directory; this process's own when None
+    :param die_with_us: it gets SIGTERM when this process dies, however that comes about
+    :raises CommandMissing: there is no such program
+    """
+    path = (os.environ if env is None else env).get("PATH")
+    if shutil.which(argv[0], path=path) is None:
+        raise CommandMissing(
+            f"The program {argv[0]} cannot be run on this host.",
+            hint="See that it is installed, and that PATH leads to it.",
+        )
+    # prctl(2), PR_SET_PDEATHSIG, without running Python between fork and exec. A waiting srun does not notice that
+    # its pipes are closed: the job of a server that was killed would stay in the queue.
+    setpriv = shutil.which("setpriv") if die_with_us else None
+    wrapper = [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
+    return await asyncio.create_subprocess_exec(
+        *wrapper, *argv, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=env, cwd=cwd, start_new_session=True
+    )
+
+
+async def end(process: Process, *, grace: float = GRACE) -> None:
+    """End a program and what it started: SIGTERM, and after `grace` seconds SIGKILL. Reaps it."""
+    try:
+        _signal_group(process, signal.SIGTERM)
+        async with asyncio.timeout(grace):
+            await process.wait()
+    except TimeoutError:
+        pass
+    finally:
+        if process.returncode is None:
+            _signal_group(process, signal.SIGKILL)
+    await process.wait()
+
+
+def _signal_group(process: Process, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)

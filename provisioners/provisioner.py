@@ -1,0 +1,197 @@
+"""The kernel provisioners: Jupyter's contract, and nothing else.
+
+https://jupyter-client.readthedocs.io/en/stable/provisioning.html
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Callable
+from typing import Any, cast
+
+from jupyter_client.connect import KernelConnectionInfo
+from jupyter_client.multikernelmanager import MultiKernelManager
+from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
+
+from farkernel.provisioners import environment
+from farkernel.provisioners.background import Background, background
+from farkernel.provisioners.job import Job, LocalJob, SlurmJob, Status
+from farkernel.provisioners.progress import Progress
+from farkernel.provisioners.request import Request, parse_request
+from farkernel.provisioners.session import Phase, Plan, Session
+
+
+class FarkernelProvisioner(KernelProvisionerBase):
+    """What both provisioners share: everything but where the launcher runs."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        # The config is checked as a whole, against our own model: traitlets would let unknown keys pass.
+        super().__init__(**{name: kwargs[name] for name in ("kernel_id", "kernel_spec", "parent") if name in kwargs})
+        self._shared: Background = background()
+        self._session: Session | None = None
+        self._progress = Progress()
+
+    @property
+    def session(self) -> Session | None:
+        """The kernel's life, for those who want to know more than Jupyter does."""
+        return self._session
+
+    @property
+    def has_process(self) -> bool:
+        """Whether there is a kernel, one on its way, or one whose end nobody has taken note of."""
+        return self._session is not None and self._session.phase not in {Phase.IDLE, Phase.OVER}
+
+    # ---- starting ----
+
+    async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
+        """Format the command; the connection file stays a placeholder, which the launcher fills on the node."""
+        extra_arguments = kwargs.pop("extra_arguments", [])
+        kwargs = await super().pre_launch(**kwargs)
+        return {**kwargs, "cmd": self._command(extra_arguments, kwargs)}
+
+    def _command(self, extra_arguments: list[str], kwargs: dict[str, Any]) -> list[str]:
+        # Not the manager's: that turns a bare `python3` into the server's own interpreter, which need not exist on
+        # the node or in an image.
+        names = {"prefix": sys.prefix, "resource_dir": self.kernel_spec.resource_dir, **kwargs}
+        names.pop("connection_file", None)
+
+        def fill(match: re.Match[str]) -> str:
+            return str(names.get(match[1], match[0]))
+
+        return [re.sub(r"\{([A-Za-z0-9_]+)\}", fill, part) for part in [*self.kernel_spec.argv, *extra_arguments]]
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
+        """Start the kernel, or start it anew; returns at once under a server, and when it is up elsewhere."""
+        env = {name: str(value) for name, value in kwargs.get("env", os.environ).items()}
+        request = self._request()
+        cwd = request.kernel.cwd or kwargs.get("cwd") or "."
+        cwd, home = os.path.abspath(cwd), os.path.expanduser("~")  # noqa: ASYNC240, PTH100, PTH111 (no I/O)
+        plan = Plan(
+            name=self.kernel_spec.display_name,
+            kernel_name=getattr(self.parent, "kernel_name", ""),
+            language=self.kernel_spec.language,
+            argv=cmd,
+            env=environment.for_kernel(env, os.environ),
+            cwd=[request.kernel.cwd] if request.kernel.cwd else [cwd, home],
+        )
+        under_server = isinstance(getattr(self.parent, "parent", None), MultiKernelManager)
+        self._progress.enabled = not under_server
+        try:
+            session = await self._shared.run(self._open(request, environment.for_submission(env), cwd))
+            await self._shared.run(session.start(plan, block=not under_server))
+        finally:
+            self._progress.done()
+        self.connection_info = cast(KernelConnectionInfo, session.connection_info)
+        return self.connection_info
+
+    def _request(self) -> Request:
+        stanza = self.kernel_spec.metadata.get("kernel_provisioner", {})
+        source = pathlib.Path(self.kernel_spec.resource_dir, "kernel.json")
+        return parse_request(stanza.get("config", {}), source=str(source))
+
+    async def _open(self, request: Request, env: dict[str, str], cwd: str) -> Session:
+        """Return the session, made for the first start, and after its job has ended for good."""
+        if self._session is None or self._session.phase == Phase.OVER:
+            assert self.parent
+            signing = self.parent.session
+
+            def make_job(on_status: Callable[[Status], None]) -> Job:
+                return self._make_job(request, env=env, cwd=cwd, on_status=on_status)
+
+            self._session = Session(
+                self._shared,
+                request,
+                key=signing.key.decode(),
+                signature_scheme=signing.signature_scheme,
+                make_job=make_job,
+                on_status=self._progress.show,
+            )
+        return self._session
+
+    def _make_job(self, request: Request, *, env: dict[str, str], cwd: str, on_status: Callable[[Status], None]) -> Job:
+        raise NotImplementedError
+
+    # ---- running ----
+
+    async def poll(self) -> int | None:
+        """Return None while the kernel runs or is on its way, else its exit code; reads memory only."""
+        session = self._session
+        if session is None:
+            return 0
+        if session.phase == Phase.OVER:
+            self._prevent_restart()
+        return session.exit_code
+
+    def _prevent_restart(self) -> None:
+        # A job that has ended is never followed by another one unless somebody asks for it. The restarter's limit
+        # counts deaths in quick succession only: a kernel that hits its walltime would be started anew for ever.
+        restarter = getattr(self.parent, "_restarter", None)
+        if restarter is not None:
+            restarter.restart_limit = 0
+
+    async def wait(self) -> int | None:
+        """Wait for the kernel's end."""
+        if self._session is None:
+            return 0
+        return await self._shared.run(self._session.wait())
+
+    async def send_signal(self, signum: int) -> None:
+        """Signal the kernel's process group on the node; an interrupt in the queue cancels the waiting cells."""
+        session = self._session
+        if session is None or signum == 0:
+            return
+        await self._shared.run(session.interrupt() if signum == 2 else session.signal(signum))
+
+    async def kill(self, restart: bool = False) -> None:
+        """End the kernel at once; its job stays until cleanup, for `restart` cannot be trusted here."""
+        await self.send_signal(9)
+
+    async def terminate(self, restart: bool = False) -> None:
+        """Ask the kernel's process to end."""
+        await self.send_signal(15)
+
+    async def shutdown_requested(self, restart: bool = False) -> None:
+        """Cancel a job that waits at once; a running kernel has been asked itself."""
+        if self._session:
+            await self._shared.run(self._session.cancel())
+
+    async def cleanup(self, restart: bool = False) -> None:
+        """Release everything, unless a start follows."""
+        if self._session and not restart:
+            await self._shared.run(self._session.release())
+
+    def get_shutdown_wait_time(self, recommended: float = 5.0) -> float:
+        """Return `kernel.shutdown_timeout`."""
+        return self._request().kernel.shutdown_timeout
+
+
+class SlurmProvisioner(FarkernelProvisioner):
+    """Runs the kernel on a compute node, in a job of Slurm."""
+
+    def _make_job(self, request: Request, *, env: dict[str, str], cwd: str, on_status: Callable[[Status], None]) -> Job:
+        return SlurmJob(
+            request,
+            queue=self._shared.queue,
+            kernel=self.kernel_spec.display_name,
+            python=request.launcher.python or sys.executable,
+            env=env,
+            cwd=cwd,
+            on_status=on_status,
+        )
+
+
+class LocalProvisioner(FarkernelProvisioner):
+    """Runs the kernel on this machine, by the same launcher and the same link."""
+
+    def _make_job(self, request: Request, *, env: dict[str, str], cwd: str, on_status: Callable[[Status], None]) -> Job:
+        return LocalJob(
+            request,
+            kernel=self.kernel_spec.display_name,
+            python=request.launcher.python or sys.executable,
+            env=env,
+            cwd=cwd,
+            on_status=on_status,
+        )

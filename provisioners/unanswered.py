@@ -1,0 +1,100 @@
+"""The requests that clients still wait for, and the answers that are given in a kernel's place.
+
+A client that gets no reply to an execute_request shows the cell as running for ever. So whoever ends a kernel, or
+finds that it has ended, answers what is open (Jupyter messaging spec, "Messages on the shell channel").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from farkernel.launcher import wire
+from farkernel.launcher.protocol import Channel
+from farkernel.launcher.sockets import Frames
+
+_REQUEST = "_request"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request that has no reply yet."""
+
+    channel: Channel
+    message: wire.Message
+
+    @property
+    def executes(self) -> bool:
+        """Whether it runs a cell."""
+        return self.message.type == "execute_request"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a cell is told in place of its result; the names are those of an `error` message."""
+
+    ename: str
+    evalue: str
+    lines: Sequence[str] = ()
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The fields that an `error` message and a failed reply share."""
+        # A front-end shows the traceback alone.
+        return {"ename": self.ename, "evalue": self.evalue, "traceback": list(self.lines) or [self.evalue]}
+
+
+class Unanswered:
+    """Follows what passes between the clients and the kernel."""
+
+    def __init__(self) -> None:
+        self._requests: dict[str, Request] = {}
+
+    def sent(self, channel: Channel, message: wire.Message) -> None:
+        """Note a client's message."""
+        if message.type.endswith(_REQUEST):
+            self._requests[message.id] = Request(channel, message)
+
+    def answered(self, frames: Frames) -> None:
+        """Note a reply."""
+        if self._requests:
+            message = wire.parse(frames)
+            if message:
+                self._requests.pop(message.parent_id, None)
+
+    def running(self) -> Request | None:
+        """Return the execute_request that has waited longest: the cell that runs."""
+        return next((request for request in self._requests.values() if request.executes), None)
+
+    def take(self, *, executes_only: bool = False) -> list[Request]:
+        """Return what is open, oldest first, and forget it."""
+        taken = [request for request in self._requests.values() if request.executes or not executes_only]
+        for request in taken:
+            del self._requests[request.message.id]
+        return taken
+
+
+def answers(
+    signer: wire.Signer, request: Request, problem: Problem, *, aborted: bool = False
+) -> Iterator[tuple[Channel, list[bytes]]]:
+    """Yield the messages that end a request: for a cell its error, its reply and its idle.
+
+    :param aborted: the cell was never begun: a front-end takes its mark away and shows no error
+    """
+    header = request.message.header
+    if request.executes and not aborted:
+        yield Channel.IOPUB, signer.message("error", problem.content, parent=header)
+    content = {"status": "aborted"} if aborted else {"status": "error", **problem.content}
+    if request.executes:
+        content |= {"execution_count": 0, "payload": [], "user_expressions": {}}
+    yield (
+        request.channel,
+        signer.message(
+            request.message.type.removesuffix(_REQUEST) + "_reply",
+            content,
+            parent=header,
+            identities=request.message.identities,
+        ),
+    )
+    yield Channel.IOPUB, signer.message("status", {"execution_state": "idle"}, parent=header)

@@ -1,0 +1,317 @@
+"""`farkernel doctor` on a machine without a cluster, and its checks one by one."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from farkernel.kernelspecs.install import Installed
+from farkernel.provisioners.cli import check_host
+from farkernel.provisioners.cli.check_jupyter import check_jupyter
+from farkernel.provisioners.cli.check_launcher import PROBE, check_here, check_on_node, srun_probe
+from farkernel.provisioners.cli.check_slurm import check_slurm, describe_accounts, describe_partitions
+from farkernel.provisioners.cli.findings import Finding, Level
+from farkernel.provisioners.request import parse_request
+
+Farkernel = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def _spec(config: Mapping[str, Any], provisioner: str = "farkernel-slurm") -> Installed:
+    return Installed("mine", Path("/k/mine"), "Mine", provisioner, dict(config))
+
+
+def _program(folder: Path, name: str, script: str) -> None:
+    """Write a program that stands in for one of Slurm's."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """Make a private directory whose path is short enough for sockets."""
+    with tempfile.TemporaryDirectory(prefix="fk") as folder:
+        yield Path(folder)
+
+
+# The command as a whole
+
+
+def test_without_slurm_it_warns_and_is_content(farkernel: Farkernel, home: Path, short: Path) -> None:
+    farkernel("kernelspec", "install", "local")
+
+    done = farkernel("doctor", PATH=str(home), XDG_RUNTIME_DIR=str(short))
+
+    assert "srun is not on PATH" in done.stdout
+    assert "Kernels of farkernel-local work here all the same" in done.stdout
+    assert "kernelspec local" in done.stdout
+    assert "problem" not in done.stdout
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_problem_ends_it_with_1(farkernel: Farkernel, home: Path) -> None:
+    (home / "file").write_text("in the way")
+
+    done = farkernel("doctor", PATH=str(home), XDG_STATE_HOME=str(home / "file"))
+
+    assert done.returncode == 1
+    assert "Set XDG_STATE_HOME to a directory that you may write" in done.stdout
+
+
+def test_an_unknown_kernel_is_answered_with_the_installed_ones(farkernel: Farkernel) -> None:
+    farkernel("kernelspec", "install", "local")
+
+    done = farkernel("doctor", "--kernel", "nope")
+
+    assert done.returncode == 1
+    assert "There is no farkernel kernelspec 'nope'.\nThere are: local." in done.stderr
+
+
+# Slurm
+
+
+def test_a_controller_that_does_not_answer_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("srun", "sbatch", "squeue", "scancel", "sinfo", "sacct", "sacctmgr"):
+        _program(tmp_path / "bin", name, "echo slurm 22.05.8")
+    _program(tmp_path / "bin", "scontrol", "echo 'Slurmctld(primary) at ctl is DOWN'; exit 1")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+
+    programs, controller = asyncio.run(check_slurm())
+
+    assert (programs.level, programs.found) == (Level.OK, f"slurm 22.05.8 ({tmp_path}/bin/srun)")
+    assert (controller.level, controller.found) == (Level.PROBLEM, "Slurmctld(primary) at ctl is DOWN")
+
+
+@pytest.mark.parametrize(("missing", "level"), [("scancel", Level.PROBLEM), ("sacct", Level.WARNING)])
+def test_a_missing_program_is_named(
+    missing: str, level: Level, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in {"srun", "sbatch", "squeue", "scancel", "scontrol", "sinfo", "sacct", "sacctmgr"} - {missing}:
+        _program(tmp_path / "bin", name, "echo slurm 22.05.8")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+
+    programs = asyncio.run(check_slurm())[0]
+
+    assert programs.level is level
+    assert programs.found.endswith(f"missing: {missing}")
+
+
+def test_accounts_are_taken_from_past_jobs_where_the_database_does_not_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("srun", "sbatch", "squeue", "scancel"):
+        _program(tmp_path / "bin", name, "")
+    _program(tmp_path / "bin", "scontrol", "echo 'Slurmctld(primary) at ctl is UP'")
+    _program(tmp_path / "bin", "sinfo", "echo 'cori*|up|4:00:00|knl|1/1/0/2'")
+    _program(tmp_path / "bin", "sacctmgr", "echo 'Access denied' >&2; exit 1")
+    _program(tmp_path / "bin", "sacct", "echo 'm1234|debug'; echo 'm1234|debug'; echo 'm1234|regular'")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+
+    accounts = asyncio.run(check_slurm())[-1]
+
+    assert accounts == Finding(
+        Level.OK,
+        "accounts and QOS",
+        "used in the last 30 days:\nm1234 with QOS debug\nm1234 with QOS regular",
+    )
+
+
+def test_partitions_with_several_kinds_of_nodes_have_one_line() -> None:
+    output = (
+        "cori*|up|2-00:00:00|haswell|0/2/0/2\ncori*|up|2-00:00:00|knl,quad|1/1/0/2\ndown|down|1:00|(null)|0/1/0/1\n"
+    )
+
+    lines, any_up = describe_partitions(output)
+
+    assert any_up
+    assert lines == [
+        "cori* (up, limit 2-00:00:00): haswell: 2 of 2 idle; knl,quad: 1 of 2 idle",
+        "down (down, limit 1:00): no features: 1 of 1 idle",
+    ]
+    assert not describe_partitions("down|down|1:00|(null)|0/1/0/1\n")[1]
+
+
+def test_accounts_name_the_default_and_their_qos() -> None:
+    output = "m0|knl|debug,regular|\nm1234||debug|debug\n"
+
+    assert describe_accounts(output, "m1234") == [
+        "m0 (in partition knl): debug, regular",
+        "m1234 (default, default QOS debug): debug",
+    ]
+
+
+# This host
+
+
+def test_a_private_runtime_directory_is_used_and_left_as_it_was(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short))
+
+    assert check_host.check_runtime_directory() == Finding(Level.OK, "directory for sockets", str(short))
+    assert list(short.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flaw", "words"), [("open", "is open to others (mode 0755)"), ("missing", "No such file or directory")]
+)
+def test_a_runtime_directory_that_cannot_be_used_is_worth_a_warning(
+    flaw: str, words: str, short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short.chmod(0o755)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short / "missing" if flaw == "missing" else short))
+
+    finding = check_host.check_runtime_directory()
+
+    assert finding.level is Level.WARNING
+    assert f"{words}: sockets go to {tempfile.gettempdir()}" in finding.found
+
+
+def test_the_directory_for_sockets_must_have_a_short_path(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = short / ("d" * 100)
+    deep.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
+
+    finding = check_host.check_runtime_directory()
+
+    assert finding.level is Level.PROBLEM
+    assert "107 are possible" in finding.found
+
+
+def test_without_a_runtime_directory_there_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+
+    assert check_host.check_runtime_directory().level is Level.OK
+
+
+def test_a_state_directory_that_cannot_be_made_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+
+    assert check_host.check_state_directory().level is Level.PROBLEM
+
+
+def test_a_state_directory_is_not_made_by_looking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+    assert check_host.check_state_directory().level is Level.OK
+    assert not (tmp_path / "state").exists()
+
+
+def test_few_open_files_are_worth_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _: (256, 4096))
+
+    assert check_host.check_open_files().level is Level.WARNING
+
+
+# Jupyter
+
+
+def test_a_kernelspec_that_is_not_valid_is_a_problem_in_the_requests_words() -> None:
+    finding = check_jupyter([_spec({"slurm": {"acount": "m1"}})])[-1]
+
+    assert (finding.level, finding.subject) == (Level.PROBLEM, "kernelspec mine")
+    assert "/k/mine/kernel.json" in finding.found
+    assert "slurm.account" in finding.found
+
+
+def test_a_provisioner_that_does_not_exist_is_a_problem() -> None:
+    finding = check_jupyter([_spec({}, "farkernel-slrum")])[-1]
+
+    assert (finding.level, finding.advice) == (Level.PROBLEM, "There are: farkernel-local, farkernel-slurm.")
+
+
+# The launcher's Python
+
+
+def test_this_python_can_run_the_launcher() -> None:
+    (finding,) = asyncio.run(check_here([]))
+
+    assert finding.level is Level.OK
+    assert sys.executable in finding.found
+    assert "with CURVE" in finding.found
+
+
+def test_a_python_without_zmq_says_how_to_get_it(tmp_path: Path) -> None:
+    _program(tmp_path, "python", f'exec {sys.executable} -S -I "$@"')
+
+    (finding,) = asyncio.run(check_here([_spec({"launcher": {"python": str(tmp_path / "python")}})]))
+
+    assert finding.level is Level.PROBLEM
+    assert "No module named 'zmq'" in finding.found
+    assert finding.advice.endswith("-m pip install pyzmq`")
+
+
+def test_a_python_that_only_the_nodes_have_is_no_problem_here() -> None:
+    (finding,) = asyncio.run(check_here([_spec({"launcher": {"python": "/not/here/python"}})]))
+
+    assert finding.level is Level.WARNING
+    assert "--on-node" in finding.advice
+
+
+def test_the_probe_is_a_short_job_of_the_kernelspecs_kind() -> None:
+    slurm = {"account": "m1", "constraint": "knl", "nodes": 8, "time": "4:00:00", "ntasks_per_node": 2}
+    slurm |= {"exclusive": True, "extra_args": ["--switches=1"]}
+    request = parse_request({"slurm": slurm, "launcher": {"python": "/p"}}, source="test")
+
+    argv = srun_probe(request)
+
+    assert argv[0] == "srun"
+    assert argv[-4:] == ["--switches=1", "/p", "-c", PROBE]
+    asked = {"--account=m1", "--constraint=knl", "--nodes=1", "--ntasks-per-node=1", "--time=0:05:00"}
+    assert asked <= set(argv)
+    assert "--job-name=farkernel-doctor" in argv
+    assert "--exclusive" not in argv
+
+
+@pytest.mark.parametrize(
+    ("srun", "level", "found"),
+    [
+        (
+            f'while [ $1 != {sys.executable} ]; do shift; done; exec "$@"',
+            Level.OK,
+            f"{sys.executable} on {os.uname().nodename}: Python 3.",
+        ),
+        (
+            "echo 'srun: error: Unable to allocate resources: Invalid qos specification' >&2; exit 1",
+            Level.PROBLEM,
+            "Slurm refused the job of kernel Mine",
+        ),
+        (
+            "echo 'srun: job 1 has been allocated resources' >&2; echo 'no such file' >&2; exit 2",
+            Level.PROBLEM,
+            "did not run (exit code 2)\nno such file",
+        ),
+        ("exec sleep 60", Level.WARNING, "srun did not end within 3 s; the job is withdrawn"),
+    ],
+)
+def test_what_srun_says_is_told(
+    srun: str, level: Level, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _program(tmp_path / "bin", "srun", srun)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+
+    (finding,) = asyncio.run(check_on_node([_spec({})], wait=3))
+
+    assert finding.level is level
+    assert found in finding.found
+
+
+def test_without_a_kernelspec_for_nodes_there_is_nothing_to_try() -> None:
+    (finding,) = asyncio.run(check_on_node([_spec({}, "farkernel-local")], wait=1))
+
+    assert (finding.level, finding.found) == (
+        Level.PROBLEM,
+        "no valid kernelspec for compute nodes is installed",
+    )
+
+
+def test_the_probe_is_valid_python_that_prints_one_json_line() -> None:
+    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, check=True, text=True)
+
+    assert json.loads(done.stdout)["curve"] is True

@@ -1,0 +1,248 @@
+"""Slurm's command lines, and what its commands printed on a cluster with Slurm 22.05."""
+
+from datetime import datetime
+
+import pytest
+
+from farkernel.provisioners.commands import (
+    Allocated,
+    CommandFailed,
+    DirectoryMissing,
+    ForceTerminated,
+    JobEnd,
+    NodeFailed,
+    OutOfMemory,
+    Partition,
+    Queued,
+    QueueEntry,
+    SrunNotice,
+    StepCancelled,
+    TaskEnded,
+    Withdrawn,
+    parse_sacct,
+    parse_sinfo,
+    parse_squeue,
+    parse_srun_line,
+    query_env,
+    sacct_argv,
+    scancel_argv,
+    sinfo_argv,
+    squeue_argv,
+    srun_argv,
+    srun_env,
+)
+from farkernel.provisioners.request import SlurmRequest, parse_request
+from farkernel.provisioners.states import JobState
+
+
+def slurm(**keys: object) -> SlurmRequest:
+    return parse_request({"slurm": keys}, source="x").slurm
+
+
+def test_srun_of_an_empty_request() -> None:
+    assert srun_argv(SlurmRequest(), ["/usr/bin/python3", "-c", "pass"]) == [
+        "srun",
+        "--verbose",
+        "--input=0",
+        "--wait=0",
+        "--kill-on-bad-exit=0",
+        "--overlap",
+        "--job-name=farkernel",
+        "--ntasks-per-node=1",
+        "/usr/bin/python3",
+        "-c",
+        "pass",
+    ]
+
+
+def test_srun_of_a_full_request() -> None:
+    request = slurm(
+        account="m1234",
+        qos="interactive",
+        partition="knl",
+        constraint="knl&quad",
+        nodes=2,
+        gpus="a100:2",
+        gres="craynetwork:1",
+        mem="4G",
+        time=30,
+        reservation="school",
+        licenses="SCRATCH",
+        burst_buffer="#DW jobdw capacity=10GB",
+        job_name="mine",
+        comment="a b",
+        extra_args=["-w", "nid00001"],
+    )
+    assert srun_argv(request, ["launch"])[6:] == [
+        "--job-name=mine",
+        "--account=m1234",
+        "--qos=interactive",
+        "--partition=knl",
+        "--constraint=knl&quad",
+        "--nodes=2",
+        "--ntasks-per-node=1",
+        "--gpus=a100:2",
+        "--gres=craynetwork:1",
+        "--mem=4G",
+        "--time=30",
+        "--reservation=school",
+        "--licenses=SCRATCH",
+        "--bb=#DW jobdw capacity=10GB",
+        "--comment=a b",
+        "-w",
+        "nid00001",
+        "launch",
+    ]
+
+
+def test_a_burst_buffer_file() -> None:
+    assert "--bbf=/bb.conf" in srun_argv(slurm(burst_buffer={"file": "/bb.conf"}), ["x"])
+
+
+def test_cpus_are_asked_for_without_narrowing_the_step() -> None:
+    argv = srun_argv(slurm(ntasks_per_node=4, cpus_per_task=2), ["x"])
+    assert {"--ntasks-per-node=4", "--mincpus=8", "--overlap"} <= set(argv)
+    assert not any(word.startswith("--cpus-per-task") for word in argv)
+
+
+def test_an_exclusive_job_gets_its_overlap_from_the_environment() -> None:
+    request = slurm(cpus_per_task=8, exclusive=True)
+    argv = srun_argv(request, ["x"])
+    assert {"--exclusive", "--cpus-per-task=8"} <= set(argv)
+    assert not {"--overlap", "--mincpus=8"} & set(argv)
+    assert srun_env(request, {})["SLURM_OVERLAP"] == "1"
+
+
+def test_srun_does_not_see_the_job_that_the_server_runs_in() -> None:
+    kept = {"PATH": "/bin", "SLURM_ACCOUNT": "m1", "SLURM_CONF": "/etc/slurm.conf", "SLURM_QOS": "debug"}
+    breaking = {
+        "SLURM_JOB_ID": "1",
+        "SLURM_JOBID": "1",
+        "SLURM_STEP_ID": "0",
+        "SLURM_NTASKS": "1",
+        "SLURM_NTASKS_PER_NODE": "1",
+        "SLURM_LABELIO": "1",
+        "SLURM_UNBUFFEREDIO": "1",
+        "SLURM_EXPORT_ENV": "NONE",
+        "SLURM_CPUS_PER_TASK": "2",
+        "SRUN_CPUS_PER_TASK": "2",
+        "SLURM_OVERLAP": "1",
+    }
+    assert srun_env(SlurmRequest(), kept | breaking) == kept
+
+
+def test_queries_ignore_a_users_formats() -> None:
+    env = {"PATH": "/bin", "SQUEUE_FORMAT": "%i", "SACCT_FORMAT": "x", "SLURM_TIME_FORMAT": "relative"}
+    assert query_env(env) == {"PATH": "/bin", "SLURM_TIME_FORMAT": "standard"}
+
+
+def test_the_other_commands() -> None:
+    assert squeue_argv([1, 2])[3] == "--jobs=1,2"
+    assert scancel_argv(5) == ["scancel", "5"]
+    assert scancel_argv(5, "INT") == ["scancel", "--signal=INT", "5"]
+    assert {"--parsable2", "--noheader", "--jobs=5"} <= set(sacct_argv(5))
+    assert sinfo_argv()[:2] == ["sinfo", "--noheader"]
+
+
+SQUEUE = """\
+38|PENDING|2026-11-22T21:12:14|NO||Resources
+40|PENDING|N/A|OK||ReqNodeNotAvail, UnavailableNodes:nid00001
+37|RUNNING|2026-11-22T21:07:14|NO|nid[02301-02302]|None
+46|FAILED|2026-11-22T21:07:33|NO|nid02301|NonZeroExitCode
+slurm_load_jobs error: Invalid job id specified
+"""
+
+
+def test_squeue_is_read() -> None:
+    jobs = parse_squeue(SQUEUE)
+    assert list(jobs) == [38, 40, 37, 46]
+    assert jobs[38] == QueueEntry(
+        38, JobState.PENDING, "Resources", datetime.fromisoformat("2026-11-22T21:12:14"), True, ""
+    )
+    assert jobs[40].start is None
+    assert not jobs[40].exclusive
+    assert jobs[40].reason == "ReqNodeNotAvail, UnavailableNodes:nid00001"
+    assert jobs[37].nodes == "nid[02301-02302]"
+    assert jobs[46].state is JobState.FAILED
+    assert parse_squeue("") == {}
+
+
+def test_sacct_is_read() -> None:
+    running = (
+        "45|CANCELLED by 2001|0:0|nid[02301-02302]\n"
+        "45.extern|COMPLETED|0:0|nid[02301-02302]\n"
+        "45.0|CANCELLED|0:15|nid[02301-02302]\n"
+    )
+    assert parse_sacct(running) == JobEnd(JobState.CANCELLED, 0, 0, "nid[02301-02302]")
+    assert parse_sacct("38|CANCELLED by 2001|0:0|None assigned\n") == JobEnd(JobState.CANCELLED, 0, 0, "")
+    assert parse_sacct("46|FAILED|3:0|nid02301\n") == JobEnd(JobState.FAILED, 3, 0, "nid02301")
+    assert parse_sacct("") is None
+
+
+def test_a_launcher_that_ran_out_of_memory() -> None:
+    text = "9|FAILED|0:9|n1\n9.0|OUT_OF_MEMORY|0:125|n1\n"
+    assert parse_sacct(text) == JobEnd(JobState.OUT_OF_MEMORY, 0, 9, "n1")
+    text = "9|COMPLETED|0:0|n1\n9.0|COMPLETED|0:0|n1\n9.1|OUT_OF_MEMORY|0:125|n1\n"
+    assert parse_sacct(text) == JobEnd(JobState.COMPLETED, 0, 0, "n1")
+
+
+def test_sinfo_is_read() -> None:
+    text = "cori*|up|2-00:00:00|2|knl,quad,cache\ndownp|down|infinite|1|(null)\n"
+    assert parse_sinfo(text) == [
+        Partition("cori", True, True, "2-00:00:00", 2, ("knl", "quad", "cache")),
+        Partition("downp", False, False, "infinite", 1, ()),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "notice"),
+    [
+        ("srun: job 38 queued and waiting for resources\n", Queued(38)),
+        ("srun: job 44 has been allocated resources", Allocated(44)),
+        ("srun: jobid 8: nodes(1):`nid02301', cpu counts: 272(x1)", Allocated(8, "nid02301")),
+        ("srun: jobid 45: nodes(2):`nid[02301-02302]', cpu counts: 272(x2)", Allocated(45, "nid[02301-02302]")),
+        ("srun: Job has been cancelled", Withdrawn()),
+        ("srun: Job allocation 39 has been revoked", Withdrawn(39)),
+        ("srun: Job allocation 41 has been revoked.", Withdrawn(41)),
+        ("srun: error: Node failure on nid02301", NodeFailed("nid02301")),
+        ("srun: Force Terminated JobId=39", ForceTerminated(39)),
+        ("srun: Force Terminated StepId=45.0", ForceTerminated(45)),
+        ("srun: Force Terminated job 39", ForceTerminated(39)),
+        ("srun: Force Terminated job step 39.0", ForceTerminated(39)),
+        (
+            "slurmstepd-nid02301: error: *** STEP 45.0 ON nid02301 CANCELLED AT 2026-11-22T21:07:31 ***",
+            StepCancelled(45, "nid02301", ""),
+        ),
+        (
+            "slurmstepd-n1: error: *** STEP 45.0 ON n1 CANCELLED AT 2026-11-22T21:07:31 DUE TO TIME LIMIT ***",
+            StepCancelled(45, "n1", "time limit"),
+        ),
+        (
+            "slurmstepd-n1: error: *** STEP 4.0 ON n1 CANCELLED AT 2026-11-22T21:07:31 DUE TO NODE FAILURE, "
+            "SEE SLURMCTLD LOG FOR DETAILS ***",
+            StepCancelled(4, "n1", "node failure"),
+        ),
+        ("srun: error: nid02302: task 1: Terminated", TaskEnded("nid02302", "1", "Terminated")),
+        ("srun: error: n1: tasks 0-2,4: Exited with exit code 3", TaskEnded("n1", "0-2,4", "Exited with exit code 3")),
+        (
+            "slurmstepd-nid02302: error: execve(): /nonexistent/python: No such file or directory",
+            CommandFailed("nid02302", "/nonexistent/python", "No such file or directory"),
+        ),
+        (
+            "slurmstepd-n1: error: couldn't chdir to `/a: b': No such file or directory: going to /tmp instead",
+            DirectoryMissing("n1", "/a: b", "No such file or directory"),
+        ),
+        (
+            "slurmstepd-n1: error: Detected 1 oom-kill event(s) in StepId=45.0. Some of your processes may have "
+            "been killed by the cgroup out-of-memory handler.",
+            OutOfMemory(45),
+        ),
+        ("slurmstepd-n1: error: Detected 2 oom_kill events in StepId=45.0. Some of", OutOfMemory(45)),
+        ("srun: launching StepId=8.0 on host nid02301, 1 tasks: 0", None),
+        ("srun: end of defined options", None),
+        ("a kernel's own words", None),
+        ("", None),
+    ],
+)
+def test_what_srun_says_is_read(line: str, notice: SrunNotice | None) -> None:
+    assert parse_srun_line(line) == notice

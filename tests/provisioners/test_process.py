@@ -1,0 +1,80 @@
+"""Programs are run to their end, and do not outlive the call."""
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from farkernel.provisioners.errors import CommandMissing
+from farkernel.provisioners.process import run
+
+
+def test_what_a_program_leaves_behind() -> None:
+    code = "import os, sys; print(sys.stdin.read() + os.environ['WORD']); sys.stderr.write('err'); sys.exit(3)"
+
+    done = asyncio.run(run([sys.executable, "-c", code], env={"WORD": "x"}, timeout=30, input=b"in "))
+
+    assert (done.returncode, done.stdout, done.stderr) == (3, "in x\n", "err")
+
+
+def test_bytes_that_are_no_text_are_replaced() -> None:
+    code = r"import sys; sys.stdout.buffer.write(b'a\xffb')"
+
+    assert asyncio.run(run([sys.executable, "-c", code], timeout=30)).stdout == "a�b"
+
+
+def test_a_program_that_is_missing_is_named() -> None:
+    with pytest.raises(CommandMissing, match="no-such-program"):
+        asyncio.run(run(["no-such-program"], timeout=30))
+
+
+def test_a_program_that_is_not_executable_is_named(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no program")
+
+    with pytest.raises(CommandMissing, match="text cannot be run"):
+        asyncio.run(run([str(tmp_path / "text")], timeout=30))
+
+
+def test_on_timeout_it_is_asked_to_end_first(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, signal, sys, time\n"
+        "def leave(*_): pathlib.Path(sys.argv[1]).write_text('TERM'); sys.exit()\n"
+        "signal.signal(signal.SIGTERM, leave)\n"
+        "time.sleep(60)"
+    )
+    trace = tmp_path / "trace"
+
+    with pytest.raises(TimeoutError, match=r"python\S* did not end within 1 s"):
+        asyncio.run(run([sys.executable, "-c", code, str(trace)], timeout=1))
+
+    assert trace.read_text() == "TERM"
+
+
+def test_one_that_ignores_that_is_killed_with_what_it_started() -> None:
+    inner = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {inner!r}]); {inner}"
+    began = time.monotonic()
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(run([sys.executable, "-c", code], timeout=0.5, grace=0.2))
+
+    assert time.monotonic() - began < 10
+
+
+def test_cancellation_ends_it(tmp_path: Path) -> None:
+    code = "import os, pathlib, sys, time\npathlib.Path(sys.argv[1]).write_text(str(os.getpid()))\ntime.sleep(60)"
+    trace = tmp_path / "pid"
+
+    async def cancel_once_it_runs() -> None:
+        task = asyncio.create_task(run([sys.executable, "-c", code, str(trace)], timeout=60))
+        while not (trace.exists() and trace.read_text()):
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancel_once_it_runs())
+
+    assert not Path(f"/proc/{trace.read_text()}").exists()
