@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import functools
 import os
 import signal
@@ -28,8 +29,14 @@ from farkernel.launcher.sockets import Frames, LoopSocket
 PROBE_INTERVAL = 0.1
 """Seconds between two questions to a kernel that has not been heard on iopub yet."""
 
-_HWM = 1000
-"""ZeroMQ's own default: messages that wait on each side of a socket before iopub drops."""
+_BURST = 10_000
+"""Messages of iopub that may wait for us: a kernel that prints drops what we are late for."""
+
+_HELD = 256 * 2**20
+"""Bytes of iopub that are kept while the link is full."""
+
+_OUTPUTS = frozenset({"stream", "display_data", "update_display_data", "execute_result"})
+"""What may be dropped then; without the others a cell would run for ever, or a widget go wrong."""
 
 
 class Kernel:
@@ -58,7 +65,10 @@ class Kernel:
         self._probe = _Probe(wire.Signer(order.key.encode(), order.signature_scheme))
         self._probe_timer: asyncio.TimerHandle | None = None
         self._ready = False
-        self._read_since_pause = _HWM
+        self._holding = False
+        self._held: collections.deque[Frames] = collections.deque()
+        self._held_bytes = 0
+        self._dropped = 0
         self._sockets = self._connect(context)
         loop.add_reader(process.output.fileno(), self._on_output)
         report(KernelStarted(*self._ids, process.pid, process.cwd))
@@ -69,13 +79,18 @@ class Kernel:
         self._sockets[channel].send(frames)
 
     def hold_output(self, hold: bool) -> None:
-        """Stop or go on reading iopub; what the kernel then drops is up to its own high-water mark."""
-        if hold:
-            self._sockets[Channel.IOPUB].pause()
-            return
-        self._read_since_pause = 0
-        self._sockets[Channel.IOPUB].resume()
-        self._loop.call_later(PROBE_INTERVAL, setattr, self, "_read_since_pause", _HWM)
+        """Keep what the kernel publishes, or let it go: the link is full, or free again.
+
+        What is kept is bounded; beyond that output is dropped, and counted.
+        """
+        self._holding = hold
+        while self._held and not self._holding:
+            frames = self._held.popleft()
+            self._held_bytes -= _size(frames)
+            self._forward(Channel.IOPUB, frames)
+        if self._dropped and not self._holding:
+            self._report(OutputDropped(*self._ids, self._dropped))
+            self._dropped = 0
 
     def check(self) -> bool:
         """Whether the process has ended; reports it and closes if so."""
@@ -83,6 +98,7 @@ class Kernel:
         if exit_code is None:
             return False
         self._on_output()
+        self.hold_output(False)
         ended = KernelEnded(*self._ids, exit_code, self.process.out_of_memory(), self.process.tail_text())
         self.close()
         self._report(ended)
@@ -112,7 +128,7 @@ class Kernel:
         socket.linger = 0
         socket.reconnect_ivl = 10  # the kernel binds when it is ready: milliseconds count
         if channel == Channel.IOPUB:
-            socket.rcvhwm = _HWM
+            socket.rcvhwm = _BURST
             socket.subscribe(b"")
         else:
             socket.sndhwm = 0  # a kernel that is busy for hours still gets every request
@@ -123,15 +139,21 @@ class Kernel:
         return LoopSocket(self._loop, socket, functools.partial(self._on_message, channel))
 
     def _on_message(self, channel: Channel, frames: list[Any]) -> None:
-        if channel == Channel.IOPUB and self._read_since_pause < _HWM:
-            self._read_since_pause += 1
-            if self._read_since_pause == _HWM:
-                # All that the socket could hold had been waiting: what came after it is gone.
-                self._report(OutputDropped(*self._ids))
         if self._probe.answered_by(channel, frames):
             self._on_probe_answered()
+        elif channel == Channel.IOPUB and (self._holding or self._held):
+            self._hold(frames)
         else:
             self._forward(channel, frames)
+
+    def _hold(self, frames: list[Any]) -> None:
+        if self._held_bytes > _HELD:
+            message = wire.parse(frames)
+            if message and message.type in _OUTPUTS:
+                self._dropped += 1
+                return
+        self._held.append(frames)
+        self._held_bytes += _size(frames)
 
     # ---- is it there? ----
 
@@ -158,6 +180,10 @@ class Kernel:
             self._loop.remove_reader(self.process.output.fileno())
         elif data:
             self._report(KernelLog(*self._ids, data.decode(errors="replace")))
+
+
+def _size(frames: Frames) -> int:
+    return sum(len(frame) for frame in frames)
 
 
 class _Probe:

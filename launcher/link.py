@@ -10,8 +10,8 @@ The rules:
   what comes too early it drops too, and asks for everything after n (RESEND).
 - Every frame tells the last number received. A PING tells the last number sent as well: since one connection
   keeps the order, a PING that names more than was received proves a loss.
-- The login side makes every connection, and names it by an epoch that only grows. HELLO opens it, WELCOME
-  answers; both tell what was received, and both ends send again what the other one lacks.
+- The login side makes every connection, and names it by an epoch that only grows. HELLO opens it, and is said
+  again until WELCOME answers; both tell what was received, and both ends send again what the other one lacks.
 - What is kept is bounded in bytes: `on_full(True)` asks whoever feeds the link to hold back, `on_full(False)`
   to go on. Nothing is ever dropped here.
 """
@@ -81,11 +81,17 @@ class LinkError(Exception):
     """The other side broke the rules of the link."""
 
 
-def _unpack(frame: Any) -> Header:
-    data = bytes(frame)
+def _unpack(frames: Frames) -> Header:
+    data = bytes(frames[0]) if frames else b""
     if len(data) != _HEADER.size:
         raise LinkError(f"a header of {len(data)} bytes instead of {_HEADER.size}")
-    return Header(*_HEADER.unpack(data))
+    header = Header(*_HEADER.unpack(data))
+    try:
+        if Kind(header.kind) == Kind.DATA:
+            Channel(header.channel)
+    except ValueError as error:
+        raise LinkError(f"a header of an unknown kind: {error}") from None
+    return header
 
 
 class _Kept(NamedTuple):
@@ -187,8 +193,9 @@ class Link:
         self._look_at_limit()
 
     def ping(self) -> None:
-        """Ask the other side to say something, and tell it how far we are."""
-        self._control(Kind.PING)
+        """Login side: ask the other one to say something, and tell it how far we are."""
+        # An opening that was lost with its connection is said again: without one the data would wait for pings.
+        self._control(Kind.PING if self.connected else Kind.HELLO)
 
     def hello(self) -> None:
         """Login side: open a fresh connection."""
@@ -227,7 +234,7 @@ class Link:
 
         :raises LinkError: it is not of the link
         """
-        header = _unpack(frames[0])
+        header = _unpack(frames)
         self.heard = self._loop.time()
         self._outgoing.acknowledge(header.received)
         self._look_at_limit()
@@ -249,7 +256,7 @@ class Link:
         if kind == Kind.HELLO:
             self.epoch = header.generation
             self._control(Kind.WELCOME)
-        if kind in {Kind.HELLO, Kind.WELCOME}:
+        if kind == Kind.HELLO or (kind == Kind.WELCOME and not self.connected):
             self.connected = True
             self._asked_for = -1
             self._resend()

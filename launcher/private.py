@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import os
@@ -22,8 +23,9 @@ _YOUNG = 60.0
 class PrivateDirectory:
     """A fresh 0700 directory, held by a lock for as long as its owner lives.
 
-    A process that is killed cannot tidy up: whoever makes a directory beside it later removes the user's
-    directories that nobody holds any more.
+    It goes when the interpreter exits, if not before: a client may leave without a word to its kernels. A process that
+    is killed cannot tidy up: whoever makes a directory beside it later removes the user's directories that nobody holds
+    any more.
 
     :param base: where to make it
     :param longest: the longest name that will be used for a socket in it
@@ -35,6 +37,8 @@ class PrivateDirectory:
         self.path = pathlib.Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
         self._lock = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._owner = os.getpid()
+        atexit.register(self._at_exit)
         needed = len(os.fsencode(self.path / longest))
         if needed > SOCKET_PATH_LIMIT:
             self.remove()
@@ -43,8 +47,13 @@ class PrivateDirectory:
                 f"{SOCKET_PATH_LIMIT} are possible"
             )
 
+    def _at_exit(self) -> None:
+        if os.getpid() == self._owner:  # not a forked child's exit
+            self.remove()
+
     def remove(self) -> None:
         """Remove the directory and all that lies in it."""
+        atexit.unregister(self._at_exit)
         shutil.rmtree(self.path, ignore_errors=True)
         with contextlib.suppress(OSError):
             os.close(self._lock)

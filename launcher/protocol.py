@@ -216,10 +216,14 @@ class KernelLog:
 
 @dataclasses.dataclass(frozen=True)
 class OutputDropped:
-    """The link was full for so long that the kernel may have dropped output."""
+    """The link was full for so long that output had to be dropped.
+
+    :param messages: how many
+    """
 
     kernel: int
     generation: int
+    messages: int
 
 
 Event = KernelStarted | KernelReady | KernelRefused | KernelEnded | KernelLog | OutputDropped

@@ -47,7 +47,7 @@ class Launcher:
         self._loop = loop
         self._setup = setup
         self._base = base
-        self._context: zmq.Context[Any] = zmq.Context()
+        self._context: zmq.Context[Any] = zmq.Context(io_threads=2)
         self._kernels: dict[int, Kernel] = {}
         self._ending = asyncio.Event()
         self._no_kernels = asyncio.Event()

@@ -84,12 +84,16 @@ class LoopSocket:
         self._drain()
 
     def _drain(self) -> None:
-        for _ in range(BATCH):
-            if self._closed or self._paused:
-                return
-            try:
-                frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                return
-            self._on_message(frames)
+        try:
+            for _ in range(BATCH):
+                if self._closed or self._paused:
+                    return
+                try:
+                    frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+                except zmq.Again:
+                    return
+                self._on_message(frames)
+        except BaseException:
+            self._schedule()  # one bad message must not leave the others lying
+            raise
         self._schedule()

@@ -25,7 +25,7 @@ class Background:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self.context: zmq.Context[Any] = zmq.Context()
+        self.context: zmq.Context[Any] = zmq.Context(io_threads=2)
         self.context.max_sockets = 65536
         self.queue = Queue()
         self._thread = threading.Thread(target=self.loop.run_forever, name="farkernel", daemon=True)

@@ -69,8 +69,8 @@ class NodeUnreachable(FarkernelError):
     """The login side cannot connect to the launcher."""
 
 
-class LinkBroken(FarkernelError):
-    """The link failed for good."""
+class JobEnded(FarkernelError):
+    """The job ended under a kernel that was up."""
 
 
 class KernelFailed(FarkernelError):

@@ -47,7 +47,6 @@ class Status:
 
     :param job_id: Slurm's; None for a local job, and before Slurm has said it
     :param start: when Slurm expects a waiting job to start, local time
-    :param exclusive: whether its nodes are its own; None while unknown
     :param submitted: when it was submitted, on the monotonic clock
     """
 
@@ -57,13 +56,16 @@ class Status:
     nodes: str = ""
     reason: str = ""
     start: datetime | None = None
-    exclusive: bool | None = None
 
     def text(self) -> str:
         """Say it in one line."""
+        if not self.state.waiting:
+            where = f" on {self.nodes}" if self.nodes else ""
+            job = f"Slurm job {self.job_id}" if self.job_id else "The launcher"
+            return f"{job} is starting{where}"
         waited = time.monotonic() - self.submitted
         if self.job_id is None:
-            return f"starting; waited {states.span(waited)}"
+            return f"Being submitted to Slurm; waited {states.span(waited)}"
         now = datetime.now()  # noqa: DTZ005 (Slurm prints local times without a zone)
         return states.queue_text(self.job_id, self.state, self.reason, start=self.start, now=now, waited=waited)
 
@@ -76,6 +78,8 @@ class Job:
     :param cwd: where it runs; passed over if it does not exist
     :param on_status: called whenever more is known
     """
+
+    _first_state = JobState.PENDING
 
     def __init__(
         self,
@@ -90,7 +94,7 @@ class Job:
         self.request = request
         self.kernel = kernel
         self.python = python
-        self.status = Status(JobState.PENDING, time.monotonic())
+        self.status = Status(self._first_state, time.monotonic())
         self.ended = asyncio.Event()
         self._env = dict(env)
         self._cwd = cwd if os.path.isdir(cwd) else "/"  # noqa: PTH112
@@ -118,8 +122,21 @@ class Job:
         """Say in one sentence why the job has ended."""
         raise NotImplementedError
 
+    async def is_exclusive(self) -> bool:
+        """Whether nobody else can have a job on the node."""
+        return False
+
     async def _cancel(self) -> None:
         """End what the program alone would leave behind."""
+
+    def overdue(self) -> LauncherFailed:
+        """Return the error for a launcher that says nothing though its job runs."""
+        limit = states.span(self.request.launcher.start_timeout)
+        return LauncherFailed(
+            f"The launcher on {self.status.nodes or 'the node'} did not come up within {limit}.",
+            said=slurm_words(self._text),
+            hint="See that launcher.python starts quickly there, or raise launcher.start_timeout in the kernelspec.",
+        )
 
     # ---- life ----
 
@@ -153,7 +170,7 @@ class Job:
 
         :raises FarkernelError: it does not come
         """
-        answer = await self._started
+        answer = await asyncio.shield(self._started)
         if answer is None:
             raise self.why_no_launcher()
         if isinstance(answer, Failed):
@@ -210,6 +227,10 @@ class Job:
 
     async def _wait(self, child: asyncio.subprocess.Process, readers: list[asyncio.Task[None]]) -> None:
         await child.wait()
+        assert child.stdin
+        child.stdin.close()
+        with contextlib.suppress(OSError):  # it has ended without reading all that it was given
+            await child.stdin.wait_closed()
         with contextlib.suppress(TimeoutError):
             # A grandchild may hold the pipes open.
             await asyncio.wait_for(asyncio.gather(*readers), 1.0)
@@ -247,8 +268,10 @@ async def _each_line(stream: StreamReader, on_line: Callable[[str], None]) -> No
 class LocalJob(Job):
     """The launcher as a process of this machine."""
 
+    _first_state = JobState.CONFIGURING
+
     def _argv(self) -> list[str]:
-        self._taken.set()
+        self._taken.set()  # there is no queue
         return payload().command(self.python)
 
     def _missing(self, error: CommandMissing) -> FarkernelError:
@@ -310,7 +333,7 @@ class SlurmJob(Job):
 
     def _on_entry(self, entry: QueueEntry) -> None:
         state = self.status.state.advance(entry.state)
-        self._update(state=state, reason=entry.reason, start=entry.start, exclusive=entry.exclusive)
+        self._update(state=state, reason=entry.reason, start=entry.start)
 
     def _process_signal(self, number: int) -> None:
         if self._process and self._process.returncode is None:
@@ -334,14 +357,19 @@ class SlurmJob(Job):
         if job_id is None:
             return "The job has ended."
         for _ in range(10):
-            entry = await self.ask()
+            entry = await self._ask()
             if entry and entry.state.ended and entry.state != JobState.UNKNOWN:
                 return states.end_sentence(entry.state, job_id=job_id, node=self.status.nodes)
             await asyncio.sleep(0.5)
         said = slurm_words(self._text)
         return f"Slurm job {job_id} has ended." + (f" srun said: {said}" if said else "")
 
-    async def ask(self) -> QueueEntry | None:
+    async def is_exclusive(self) -> bool:
+        """Whether the node is the job's own, as Slurm says."""
+        entry = await self._ask()
+        return entry is not None and entry.exclusive
+
+    async def _ask(self) -> QueueEntry | None:
         """Return what squeue says of the job now; None when it says nothing."""
         job_id = self.status.job_id
         if job_id is None:
@@ -369,13 +397,3 @@ class SlurmJob(Job):
             await process.run(commands.scancel_argv(self.status.job_id), env=env, timeout=15)
         except (FarkernelError, TimeoutError) as error:
             log.error("Slurm job %s may be left: %s", self.status.job_id, error)
-
-
-def overdue(job: Job) -> LauncherFailed:
-    """Return the error for a launcher that says nothing though its job runs."""
-    return LauncherFailed(
-        f"The launcher on {job.status.nodes or 'the node'} did not come up within "
-        f"{states.span(job.request.launcher.start_timeout)}.",
-        said=slurm_words(job._text),  # noqa: SLF001
-        hint="See that launcher.python starts quickly there, or raise launcher.start_timeout in the kernelspec.",
-    )

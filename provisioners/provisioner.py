@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pathlib
 import re
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, cast
@@ -19,6 +20,7 @@ from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 from farkernel.provisioners import environment
 from farkernel.provisioners.background import Background, background
 from farkernel.provisioners.job import Job, LocalJob, SlurmJob, Status
+from farkernel.provisioners.kernel_command import with_modules
 from farkernel.provisioners.progress import Progress
 from farkernel.provisioners.request import Request, parse_request
 from farkernel.provisioners.session import Phase, Plan, Session
@@ -74,6 +76,7 @@ class FarkernelProvisioner(KernelProvisionerBase):
             kernel_name=getattr(self.parent, "kernel_name", ""),
             language=self.kernel_spec.language,
             argv=cmd,
+            command=with_modules(request.kernel.modules, cmd),
             env=environment.for_kernel(env, os.environ),
             cwd=[request.kernel.cwd] if request.kernel.cwd else [cwd, home],
         )
@@ -84,7 +87,7 @@ class FarkernelProvisioner(KernelProvisionerBase):
             await self._shared.run(session.start(plan, block=not under_server))
         finally:
             self._progress.done()
-        self.connection_info = cast(KernelConnectionInfo, session.connection_info)
+        self.connection_info = cast("KernelConnectionInfo", session.connection_info)
         return self.connection_info
 
     def _request(self) -> Request:
@@ -104,10 +107,11 @@ class FarkernelProvisioner(KernelProvisionerBase):
             self._session = Session(
                 self._shared,
                 request,
-                key=signing.key.decode(),
+                key=signing.key,
                 signature_scheme=signing.signature_scheme,
                 make_job=make_job,
                 on_status=self._progress.show,
+                log=self.log,
             )
         return self._session
 
@@ -147,25 +151,29 @@ class FarkernelProvisioner(KernelProvisionerBase):
 
     async def kill(self, restart: bool = False) -> None:
         """End the kernel at once; its job stays until cleanup, for `restart` cannot be trusted here."""
-        await self.send_signal(9)
+        await self.send_signal(signal.SIGKILL)
 
     async def terminate(self, restart: bool = False) -> None:
         """Ask the kernel's process to end."""
-        await self.send_signal(15)
+        await self.send_signal(signal.SIGTERM)
 
     async def shutdown_requested(self, restart: bool = False) -> None:
         """Cancel a job that waits at once; a running kernel has been asked itself."""
         if self._session:
-            await self._shared.run(self._session.cancel())
+            await self._shared.run(self._session.stop_requested())
 
     async def cleanup(self, restart: bool = False) -> None:
         """Release everything, unless a start follows."""
-        if self._session and not restart:
+        if self._session is None:
+            return
+        if restart:
+            self._shared.loop.call_soon_threadsafe(self._session.abandon_requests)
+        else:
             await self._shared.run(self._session.release())
 
     def get_shutdown_wait_time(self, recommended: float = 5.0) -> float:
         """Return `kernel.shutdown_timeout`."""
-        return self._request().kernel.shutdown_timeout
+        return self._session.request.kernel.shutdown_timeout if self._session else recommended
 
 
 class SlurmProvisioner(FarkernelProvisioner):

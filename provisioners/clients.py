@@ -1,0 +1,165 @@
+"""The clients of one kernel, and what passes between them and it.
+
+Everything that clients see is here: the front that they connect to, the waiting room that answers them while there is
+no kernel, and the requests that somebody has to answer when there is none any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+
+from farkernel.launcher import wire
+from farkernel.launcher.protocol import Channel
+from farkernel.launcher.sockets import Frames
+from farkernel.provisioners.front import Front, runtime_directory
+from farkernel.provisioners.unanswered import Problem, Request, Unanswered, answers
+from farkernel.provisioners.waiting import WaitingRoom
+
+
+class Clients:
+    """One kernel's clients; lives as long as the kernel has its name, over restarts and jobs.
+
+    :param key: the key that messages are signed with
+    :param show_queue: whether the waiting cell tells what it waits for
+    :param to_kernel: `to_kernel(channel, frames)` passes a client's message on
+    :param on_interrupt: called for an interrupt_request that comes while there is no kernel
+    :raises OSError: the sockets cannot be made
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        context: zmq.Context[Any],
+        *,
+        key: bytes,
+        signature_scheme: str,
+        show_queue: bool,
+        language: str,
+        to_kernel: Callable[[Channel, Frames], None],
+        on_interrupt: Callable[[], None],
+    ) -> None:
+        self._signer = wire.Signer(key, signature_scheme)
+        self._signing = {"key": key, "signature_scheme": signature_scheme}
+        self._show_queue = show_queue
+        self._language = language
+        self._to_kernel = to_kernel
+        self._on_interrupt = on_interrupt
+        self._unanswered = Unanswered()
+        self._beating = False
+        self._room: WaitingRoom | None = self._new_room()
+        self._left_room: WaitingRoom | None = None
+        self._front = Front(loop, context, self._on_request, runtime_directory())
+
+    @property
+    def connection_info(self) -> dict[str, Any]:
+        """What a connection file says."""
+        return {**self._front.connection_info, **self._signing}
+
+    def renew(self) -> None:
+        """Make the names anew that jupyter_client removes at every restart."""
+        self._front.renew()
+
+    # ---- what the session tells ----
+
+    def hold(self, *, beating: bool) -> None:
+        """There is no kernel now: hold what is meant for the next one.
+
+        :param beating: whether the heartbeat is answered: a kernel that is on its way is alive, a dead one is not
+        """
+        self._beating = beating
+        if self._room is None:
+            self._room = self._new_room()
+
+    def tell(self, text: str) -> None:
+        """Say in the cell that waits what it waits for."""
+        if self._room:
+            self._room.tell(text)
+
+    def open(self, text: str) -> None:
+        """The kernel is there: give it what was held."""
+        room, self._room = self._room, None
+        if room:
+            self._left_room = room
+            for channel, frames in room.open(text):
+                self._to_kernel(channel, frames)
+
+    def cancel_cells(self, problem: Problem) -> None:
+        """Answer the cells that wait, the first with the problem; everything else goes on waiting."""
+        if self._room:
+            self._room.drop_cells()
+        for number, request in enumerate(self._unanswered.take(executes_only=True)):
+            self._answer(request, problem, aborted=number > 0)
+
+    def end_requests(self, problem: Problem, *, aborted: bool = False) -> None:
+        """Answer everything that is open: nobody else will."""
+        if self._room:
+            self._room.clear(wait=True)
+            self._room = self._new_room()
+        for request in self._unanswered.take():
+            self._answer(request, problem, aborted=aborted)
+
+    def say(self, text: str) -> None:
+        """Write to stderr in the cell that runs; nothing happens when none does."""
+        running = self._unanswered.running()
+        if running:
+            content = {"name": "stderr", "text": text}
+            self._front.send(Channel.IOPUB, self._signer.message("stream", content, parent=running.message.header))
+
+    def hold_back(self, hold: bool) -> None:
+        """Leave requests with the clients while the link is full."""
+        self._front.hold_requests(hold)
+
+    def close(self) -> None:
+        """Close the front."""
+        self._front.close()
+
+    # ---- what passes ----
+
+    def from_kernel(self, channel: Channel, frames: list[Any]) -> None:
+        """Pass a kernel's message on to the clients."""
+        if channel in {Channel.SHELL, Channel.CONTROL}:
+            self._unanswered.answered(frames)
+        elif channel == Channel.IOPUB and self._left_room and not self._left_room.watch_output(frames):
+            self._left_room = None
+        self._front.send(channel, frames)
+
+    def _on_request(self, channel: Channel, frames: list[Any]) -> None:
+        if channel == Channel.HB:
+            if self._room is None:
+                self._to_kernel(channel, frames)
+            elif self._beating:
+                self._front.send(channel, frames)
+            return
+        message = wire.parse(frames)
+        if message is None:
+            return
+        if self._room is None:
+            self._unanswered.sent(channel, message)
+            self._to_kernel(channel, frames)
+        elif message.type == "interrupt_request":
+            self._on_interrupt()
+            self._reply(channel, message, {"status": "ok"})
+        elif message.type == "shutdown_request":
+            # Jupyter tells the provisioner itself. Held, it would end the next kernel.
+            self._reply(channel, message, {"status": "ok", "restart": message.content.get("restart", False)})
+        elif self._room.take(channel, message, frames):
+            self._unanswered.sent(channel, message)
+
+    def _reply(self, channel: Channel, message: wire.Message, content: dict[str, Any]) -> None:
+        kind = message.type.removesuffix("_request") + "_reply"
+        frames = self._signer.message(kind, content, parent=message.header, identities=message.identities)
+        self._front.send(channel, frames)
+
+    def _answer(self, request: Request, problem: Problem, *, aborted: bool) -> None:
+        for channel, frames in answers(self._signer, request, problem, aborted=aborted):
+            self._front.send(channel, frames)
+
+    def _new_room(self) -> WaitingRoom:
+        def send(channel: Channel, frames: Frames) -> None:
+            self._front.send(channel, frames)
+
+        return WaitingRoom(self._signer, send, show_queue=self._show_queue, language=self._language)
