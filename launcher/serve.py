@@ -64,7 +64,7 @@ class Launcher:
 
     async def run(self, first: KernelProcess | KernelRefused | None, stdin: BinaryIO) -> None:
         """Serve until the end."""
-        for signum in (signal.SIGTERM, signal.SIGHUP):
+        for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
             self._loop.add_signal_handler(signum, self._ending.set)
         self._loop.add_signal_handler(signal.SIGINT, lambda: None)  # `scancel -s INT` is meant for the kernel
         self._loop.add_signal_handler(signal.SIGCHLD, self._on_child)

@@ -64,7 +64,7 @@ async def start(
     """Start a program with pipes for its three streams, in a process group of its own.
 
     :param cwd: its working directory; this process's own when None
-    :param die_with_us: it gets SIGINT when this process dies, however that comes about
+    :param die_with_us: it gets SIGUSR2 when this process dies, however that comes about
     :raises CommandMissing: there is no such program
     """
     path = (os.environ if env is None else env).get("PATH")
@@ -74,11 +74,11 @@ async def start(
             hint="See that it is installed, and that PATH leads to it.",
         )
     # prctl(2), PR_SET_PDEATHSIG, without running Python between fork and exec. A waiting srun does not notice that
-    # its pipes are closed: the job of a server that was killed would stay in the queue. SIGINT withdraws such a job,
-    # and passes by one that runs: there the launcher sees that its input has ended, and tidies up, for which a SIGTERM,
-    # with which srun kills its task at once, would leave it no time.
+    # its pipes are closed: the job of a server that was killed would stay in the queue. At SIGUSR2 it withdraws the
+    # job; a running srun passes it to the launcher and prints nothing. (SIGTERM makes it kill the launcher at once,
+    # and so does SIGINT, of which it wants to tell on a pipe that nobody reads any more: neither can tidy up.)
     setpriv = shutil.which("setpriv") if die_with_us else None
-    wrapper = [setpriv, "--pdeathsig", "INT", "--"] if setpriv else []
+    wrapper = [setpriv, "--pdeathsig", "USR2", "--"] if setpriv else []
     return await asyncio.create_subprocess_exec(
         *wrapper, *argv, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=env, cwd=cwd, start_new_session=True
     )

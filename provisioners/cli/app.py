@@ -11,16 +11,17 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from farkernel.provisioners.cli import doctor, kernelspec
+from farkernel.provisioners.cli import demo, doctor, kernelspec
 from farkernel.provisioners.errors import FarkernelError
 
 app = typer.Typer(
     name="farkernel",
     help="Jupyter kernels on compute nodes.",
     no_args_is_help=True,
-    pretty_exceptions_show_locals=False,
+    pretty_exceptions_enable=False,
 )
 app.add_typer(kernelspec.app, name="kernelspec")
+app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 
 

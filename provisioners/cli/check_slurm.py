@@ -21,6 +21,16 @@ def slurm_is_here() -> bool:
     return shutil.which("srun") is not None
 
 
+async def slurm_answers() -> bool:
+    """Tell whether this host can submit, and its controller answers."""
+    if not slurm_is_here():
+        return False
+    try:
+        return (await _ask("scontrol", "ping")).returncode == 0
+    except TimeoutError:
+        return False
+
+
 async def check_slurm() -> list[Finding]:
     """Look at Slurm."""
     if not slurm_is_here():
