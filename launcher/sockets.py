@@ -55,12 +55,16 @@ class LoopSocket:
 
     def pause(self) -> None:
         """Leave messages where they are, so that the sender's high-water mark is felt."""
-        self._paused = True
+        if not self._paused and not self._closed:
+            self._paused = True
+            # The descriptor stays readable until somebody receives: watched, it would keep the loop busy.
+            self._loop.remove_reader(self._fd)
 
     def resume(self) -> None:
         """Go on reading."""
-        if self._paused:
+        if self._paused and not self._closed:
             self._paused = False
+            self._loop.add_reader(self._fd, self._drain)
             self._schedule()
 
     def close(self, linger: int = 0) -> None:

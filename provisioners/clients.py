@@ -97,7 +97,7 @@ class Clients:
     def end_requests(self, problem: Problem, *, aborted: bool = False) -> None:
         """Answer everything that is open: nobody else will."""
         if self._room:
-            self._room.clear(wait=True)
+            self._room.clear(wait=not aborted)  # an error takes the text's place, an abort shows nothing
             self._room = self._new_room()
         for request in self._unanswered.take():
             self._answer(request, problem, aborted=aborted)

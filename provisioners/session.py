@@ -125,6 +125,7 @@ class Session:
         self._plan: Plan
         self._generation = 0
         self._transport = "ipc"
+        self._told_reason = ""
         self._ready: asyncio.Future[None] | None = None
         self._stopping = False
         self._bringing_up: asyncio.Task[None] | None = None
@@ -282,6 +283,7 @@ class Session:
             connected = self._remote is not None and self._remote.connected
             text = f"The kernel is starting on {self.node}" if connected else self.job.status.text()
             self._clients.tell(text)
+            self._told_reason = self.job.status.reason
             if not first or self.job.status.state.waiting:
                 self._on_status(text)
             first = False
@@ -290,6 +292,9 @@ class Session:
     def _on_job_status(self, status: Status) -> None:
         if status.state.waiting:
             self._on_status(status.text())
+            if self._clients and status.reason != self._told_reason:
+                self._told_reason = status.reason
+                self._clients.tell(status.text())
 
     # ---- interrupting and ending ----
 
@@ -335,8 +340,11 @@ class Session:
         return self.exit_code
 
     def abandon_requests(self) -> None:
-        """A start follows the end of the kernel: what was asked of the old one is aborted."""
-        self._end_requests(Problem("KernelRestarted", "the kernel was restarted"), aborted=True)
+        """A start follows a kernel of whose end nothing was heard: what was asked of it is aborted."""
+        if self.phase == Phase.RUNNING and self._clients:
+            self._end_requests(Problem("KernelRestarted", "the kernel was restarted"), aborted=True)
+            self._clients.hold(beating=False)
+            self._set_ended(Phase.DEAD, -signal.SIGKILL)
 
     async def release(self) -> None:
         """Release everything: the job, the link, the front."""
@@ -421,7 +429,7 @@ class Session:
         elif isinstance(event, KernelRefused):
             self._resolve(kernel_failures.refused(event, self._plan.cwd, self._plan.name, self.node))
         elif isinstance(event, KernelLog):
-            self._log.info("Kernel on %s: %s", self.node, event.text.rstrip())
+            self._log.info("%s on %s: %s", self._plan.name, self.node, event.text.rstrip())
         elif isinstance(event, KernelStarted):
             self._on_kernel_started(event)
         elif isinstance(event, OutputDropped):

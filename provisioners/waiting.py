@@ -73,6 +73,7 @@ class WaitingRoom:
         """The kernel is there: yield what was held, in order; the text goes when the cell has something to show."""
         self.tell(text)
         self.clear(wait=True)
+        self._publish("status", {"execution_state": "idle"}, {})  # or a kernel that nobody asks stays busy
         held, self._held = self._held, []
         for channel, _, frames in held:
             yield channel, frames
