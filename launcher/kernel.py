@@ -178,7 +178,7 @@ class Kernel:
         data = self.process.read_output()
         if data is None:
             self._loop.remove_reader(self.process.output.fileno())
-        elif data:
+        elif data and not self._holding:  # its end is kept all the same, for the report of the kernel's own end
             self._report(KernelLog(*self._ids, data.decode(errors="replace")))
 
 

@@ -6,6 +6,7 @@ empty line; its end tells that the login side is gone. Its standard output takes
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -26,6 +27,9 @@ from farkernel.launcher.protocol import (
     encode,
 )
 
+UNDISMISSED = 3
+"""The exit code of a launcher that has ended without an order: whoever could have given it is gone."""
+
 
 def say(message: object) -> None:
     """Say one thing to the login side on standard output."""
@@ -45,6 +49,17 @@ def start_kernel(order: StartKernel, base: pathlib.Path) -> KernelProcess | Kern
 
 def main(stdin: BinaryIO) -> int:
     """Run the launcher with what is left of its standard input; return the exit code."""
+    code = run(stdin)
+    job_id = os.environ.get("SLURM_JOB_ID")
+    if code == UNDISMISSED and job_id:
+        # A job whose srun was killed stays when its only step has ended. This ends us too: nothing may follow.
+        with contextlib.suppress(OSError):
+            os.execvp("scancel", ["scancel", job_id])  # noqa: S606 (no shell wanted; sites install it where they like)
+    return code
+
+
+def run(stdin: BinaryIO) -> int:
+    """Serve until the end, and tidy up."""
     try:
         setup = decode(stdin.readline(), Setup)
         line = stdin.readline()

@@ -66,7 +66,7 @@ def _sweep(base: pathlib.Path) -> None:
             young = time.time() - status.st_mtime < _YOUNG  # its owner may be about to lock it
             if young or not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
                 continue
-            lock = os.open(directory / "lock", os.O_RDWR | os.O_CLOEXEC)
+            lock = os.open(directory / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(directory)

@@ -15,7 +15,7 @@ import zmq
 from farkernel.launcher import node
 from farkernel.launcher.endpoints import LinkServer
 from farkernel.launcher.kernel import Kernel
-from farkernel.launcher.main import say, start_kernel
+from farkernel.launcher.main import UNDISMISSED, say, start_kernel
 from farkernel.launcher.process import KernelProcess
 from farkernel.launcher.protocol import (
     Channel,
@@ -49,6 +49,7 @@ class Launcher:
         self._base = base
         self._context: zmq.Context[Any] = zmq.Context(io_threads=2)
         self._kernels: dict[int, Kernel] = {}
+        self.dismissed = False
         self._ending = asyncio.Event()
         self._no_kernels = asyncio.Event()
         first, last = setup.ports or (0, -1)
@@ -134,6 +135,7 @@ class Launcher:
             if order.kernel in self._kernels:
                 self._kernels[order.kernel].process.signal(order.signum)
         else:
+            self.dismissed = True
             self._ending.set()
 
     # ---- kernels ----
@@ -148,6 +150,8 @@ class Launcher:
             self._server.link.send(channel, number, generation, frames)
 
         self._kernels[number] = Kernel(self._loop, self._context, outcome, forward=forward, report=self._report)
+        self._kernels[number].hold_output(self._server.link.full)
+        self._no_kernels.clear()
         self._on_child()
 
     def _report(self, event: Event) -> None:
@@ -173,6 +177,6 @@ def serve(setup: Setup, first: KernelProcess | KernelRefused | None, base: pathl
             say(Failed(f"cannot listen on the node: {error}"))
             return 1
         await launcher.run(first, stdin)
-        return 0
+        return 0 if launcher.dismissed else UNDISMISSED
 
     return asyncio.run(run())

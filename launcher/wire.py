@@ -11,6 +11,7 @@ import getpass
 import hashlib
 import hmac
 import json
+import os
 import uuid
 from typing import Any
 
@@ -40,6 +41,11 @@ class Message:
         return str(self.header.get("msg_id", ""))
 
     @property
+    def session(self) -> str:
+        """The id of the client's session."""
+        return str(self.header.get("session", ""))
+
+    @property
     def parent_id(self) -> str:
         """The id of the request that this message answers."""
         return str(self.parent.get("msg_id", ""))
@@ -55,9 +61,20 @@ def parse(frames: Frames) -> Message | None:
     at = next((at for at, frame in enumerate(frames) if bytes(frame) == DELIMITER), len(frames))
     try:
         header, parent = json.loads(bytes(frames[at + 2])), json.loads(bytes(frames[at + 3]))
-        return Message([bytes(frame) for frame in frames[:at]], header, parent, frames[at + 5])
+        content = frames[at + 5]
     except (ValueError, IndexError):
         return None
+    if not isinstance(header, dict):
+        return None
+    # A message without a parent has an empty one; some kernels say null.
+    return Message([bytes(frame) for frame in frames[:at]], header, parent if isinstance(parent, dict) else {}, content)
+
+
+def _user_name() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # neither the environment nor the node's user database has it
+        return str(os.getuid())
 
 
 class Signer:
@@ -75,7 +92,7 @@ class Signer:
         self._key = key
         self._digest = digest
         self._session = uuid.uuid4().hex
-        self._username = getpass.getuser()
+        self._username = _user_name()
 
     def header(self, msg_type: str) -> dict[str, Any]:
         """Return the header of a new message."""

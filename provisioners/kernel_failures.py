@@ -29,6 +29,11 @@ def how(event: KernelEnded) -> str:
     return f"exit code {event.exit_code}"
 
 
+def by_signal(event: KernelEnded) -> bool:
+    """Whether a signal has ended the kernel; a shell in between makes 128 + n of it."""
+    return event.exit_code < 0 or event.exit_code in {128 + signal.SIGTERM, 128 + signal.SIGKILL}
+
+
 def death(event: KernelEnded, node: str) -> str:
     """Say that a kernel that was up has ended, with the last that it wrote."""
     sentence = f"The kernel on {node} has ended ({how(event)})."

@@ -43,8 +43,8 @@ class FarkernelProvisioner(KernelProvisionerBase):
 
     @property
     def has_process(self) -> bool:
-        """Whether there is a kernel, one on its way, or one whose end nobody has taken note of."""
-        return self._session is not None and self._session.phase not in {Phase.IDLE, Phase.OVER}
+        """Whether there is a kernel, one on its way, or one whose end only `poll` can tell."""
+        return self._session is not None and self._session.phase != Phase.IDLE
 
     # ---- starting ----
 
@@ -169,7 +169,8 @@ class FarkernelProvisioner(KernelProvisionerBase):
         if restart:
             self._shared.loop.call_soon_threadsafe(self._session.abandon_requests)
         else:
-            await self._shared.run(self._session.release())
+            session, self._session = self._session, None
+            await self._shared.run(session.release())
 
     def get_shutdown_wait_time(self, recommended: float = 5.0) -> float:
         """Return `kernel.shutdown_timeout`."""

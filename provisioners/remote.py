@@ -12,7 +12,7 @@ import zmq
 
 from farkernel.launcher import protocol
 from farkernel.launcher.endpoints import LinkClient
-from farkernel.launcher.protocol import Channel, Event, Order, Setup, Started, StartKernel
+from farkernel.launcher.protocol import Channel, EndLauncher, Event, Order, Setup, Started, StartKernel
 from farkernel.launcher.sockets import Frames
 from farkernel.provisioners.errors import NodeUnreachable
 from farkernel.provisioners.job import Job
@@ -96,6 +96,7 @@ class Remote:
 
     async def end(self) -> None:
         """End the launcher and its job; close the link."""
+        self.order(EndLauncher())
         try:
             await self.job.end()
         finally:

@@ -43,6 +43,9 @@ from farkernel.provisioners.remote import Remote, Tenant
 from farkernel.provisioners.request import Request
 from farkernel.provisioners.unanswered import Problem
 
+_FATE = 2.0
+"""Seconds in which the end of a job follows that of its kernel: Slurm ends both at once."""
+
 TELL_INTERVAL = 5.0
 """Seconds between two looks at the waiting cell."""
 
@@ -301,7 +304,7 @@ class Session:
     async def interrupt(self) -> None:
         """Interrupt the kernel; while it is on its way, the cells that wait are cancelled."""
         if self.phase == Phase.WAITING and self._clients:
-            text = "cancelled while the kernel was waiting for its job; the job goes on waiting"
+            text = "cancelled while the kernel was waiting for its job"
             self._clients.cancel_cells(Problem("KeyboardInterrupt", text))
         elif self.phase == Phase.RUNNING:
             await self.signal(signal.SIGINT)
@@ -450,10 +453,25 @@ class Session:
             self._log.warning("%s does not exist on %s; the kernel runs in %s", wanted, self.node, event.cwd)
 
     def _on_kernel_ended(self, event: KernelEnded) -> None:
-        assert self._clients
         if self.phase == Phase.WAITING:
             self._spawn(self._on_early_end(event))
-            return
+        elif kernel_failures.by_signal(event) and not self._stopping:
+            self._spawn(self._on_killed(event))
+        else:
+            self._note_death(event)
+
+    async def _on_killed(self, event: KernelEnded) -> None:
+        """A signal that is not ours has ended the kernel; if it was the job's end, that is what is to be told."""
+        job = self.job
+        if job:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(job.ended.wait(), _FATE)
+                return  # _watch_job tells it
+        if event.generation == self._generation:
+            self._note_death(event)
+
+    def _note_death(self, event: KernelEnded) -> None:
+        assert self._clients
         sentence = kernel_failures.death(event, self.node)
         if not self._stopping:
             self._log.warning("%s", sentence)

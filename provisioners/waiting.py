@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from farkernel.launcher import wire
@@ -15,6 +16,17 @@ from farkernel.launcher.protocol import Channel
 from farkernel.launcher.sockets import Frames
 
 _OUTPUTS = frozenset({"stream", "display_data", "execute_result", "error"})
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A cell that shows what it waits for."""
+
+    message: wire.Message
+    display_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def answered_by(self, message: wire.Message) -> bool:
+        return message.parent_id == self.message.id
 
 
 class WaitingRoom:
@@ -39,8 +51,7 @@ class WaitingRoom:
         self._language = language
         self._held: list[tuple[Channel, wire.Message, Frames]] = []
         self._text = ""
-        self._cell: wire.Message | None = None
-        self._display_id = ""
+        self._shown: dict[str, _Cell] = {}
 
     def take(self, channel: Channel, message: wire.Message, frames: Frames) -> bool:
         """Answer or hold a client's message; False when it is a probe, which is answered and done with."""
@@ -51,23 +62,21 @@ class WaitingRoom:
             self._answer_probe(channel, message)
             return False
         self._held.append((channel, message, frames))
-        if self._cell is None:
-            self._show()
+        self._show(changed=False)
         return True
 
     def tell(self, text: str) -> None:
-        """Say what is being waited for; shown in the first cell that waits."""
+        """Say what is being waited for; shown in the first cell that waits, of each client."""
         changed, self._text = text != self._text, text
         # Also keeps the server from taking the kernel for idle, and from asking it again and again.
         self._publish("status", {"execution_state": "busy"}, {})
-        if changed or self._cell is None:
-            self._show()
+        self._show(changed=changed)
 
     def drop_cells(self) -> None:
         """Forget the cells that are held; whoever calls this answers them."""
         self._held = [held for held in self._held if held[1].type != "execute_request"]
         self.clear(wait=True)
-        self._cell = None
+        self._shown.clear()
 
     def open(self, text: str) -> Iterator[tuple[Channel, Frames]]:
         """The kernel is there: yield what was held, in order; the text goes when the cell has something to show."""
@@ -79,42 +88,44 @@ class WaitingRoom:
             yield channel, frames
 
     def clear(self, *, wait: bool) -> None:
-        """Take the text out of the cell: now, or when its next output comes."""
-        if self._cell:
-            self._publish("clear_output", {"wait": wait}, self._cell.header)
+        """Take the text out of the cells: now, or when their next output comes."""
+        for cell in self._shown.values():
+            self._publish("clear_output", {"wait": wait}, cell.message.header)
 
     def watch_output(self, frames: Frames) -> bool:
         """Look at what the kernel publishes; False when nothing is left to watch for.
 
         A text that is to go with the next output would stay in a cell that has none: it goes before the cell's idle.
         """
-        if self._cell is None:
-            return False
-        message = wire.parse(frames)
-        if message is None or message.parent_id != self._cell.id:
-            return True
-        idle = message.type == "status" and message.content.get("execution_state") == "idle"
-        if idle:
-            self.clear(wait=False)
-        if idle or message.type in _OUTPUTS:
-            self._cell = None
-        return self._cell is not None
+        message = wire.parse(frames) if self._shown else None
+        session = next((key for key, cell in self._shown.items() if message and cell.answered_by(message)), None)
+        if message and session is not None:
+            idle = message.type == "status" and message.content.get("execution_state") == "idle"
+            if idle:
+                self._publish("clear_output", {"wait": False}, self._shown[session].message.header)
+            if idle or message.type in _OUTPUTS:
+                del self._shown[session]
+        return bool(self._shown)
 
-    def _show(self) -> None:
+    def _show(self, *, changed: bool) -> None:
         if not self._show_queue or not self._text:
             return
-        kind = "update_display_data"
-        if self._cell is None:
-            self._cell = next((message for _, message, _ in self._held if _is_visible(message)), None)
-            self._display_id = uuid.uuid4().hex
-            kind = "display_data"
-        if self._cell:
-            content = {
-                "data": {"text/plain": self._text},
-                "metadata": {},
-                "transient": {"display_id": self._display_id},
-            }
-            self._publish(kind, content, self._cell.header)
+        if changed:
+            for cell in self._shown.values():
+                self._display("update_display_data", cell)
+        # A page that was loaded again is a client of its own: the cell of the old one is not on it any more.
+        for _, message, _ in self._held:
+            if _is_visible(message) and message.session not in self._shown:
+                cell = self._shown[message.session] = _Cell(message)
+                self._display("display_data", cell)
+
+    def _display(self, kind: str, cell: _Cell) -> None:
+        content = {
+            "data": {"text/plain": self._text},
+            "metadata": {},
+            "transient": {"display_id": cell.display_id},
+        }
+        self._publish(kind, content, cell.message.header)
 
     def _answer_probe(self, channel: Channel, message: wire.Message) -> None:
         self._publish("status", {"execution_state": "busy"}, message.header)
