@@ -15,12 +15,11 @@ import contextlib
 import functools
 import os
 import pathlib
+import stat
 import tempfile
-import warnings
 from collections.abc import Callable
 from typing import Any
 
-import platformdirs
 import zmq
 
 from farkernel.launcher.private import PrivateDirectory
@@ -32,14 +31,16 @@ _LONGEST = "r-5"
 
 
 def runtime_directory() -> pathlib.Path:
-    """Return where sockets go: the user's runtime directory if it is there and private, or else /tmp."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # platformdirs warns where there is none; that is what /tmp is for
-        directory = platformdirs.user_runtime_path(ensure_exists=False)
+    """Return where sockets go: the user's runtime directory if it is there and private, or else /tmp.
+
+    Source: XDG Base Directory Specification. platformdirs is of no use here: it falls back to a name below /tmp that
+    somebody else may have made before.
+    """
+    candidate = pathlib.Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}")
     with contextlib.suppress(OSError):
-        status = directory.stat()
-        if status.st_uid == os.getuid() and not status.st_mode & 0o077:
-            return directory
+        status = candidate.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077:
+            return candidate
     return pathlib.Path(tempfile.gettempdir())
 
 

@@ -19,6 +19,7 @@ from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 
 from farkernel.provisioners import environment
 from farkernel.provisioners.background import Background, background
+from farkernel.provisioners.errors import FarkernelError
 from farkernel.provisioners.job import Job, LocalJob, SlurmJob, Status
 from farkernel.provisioners.kernel_command import with_modules
 from farkernel.provisioners.progress import Progress
@@ -67,6 +68,7 @@ class FarkernelProvisioner(KernelProvisionerBase):
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Start the kernel, or start it anew; returns at once under a server, and when it is up elsewhere."""
+        self._check_connection_file()
         env = {name: str(value) for name, value in kwargs.get("env", os.environ).items()}
         request = self._request()
         cwd = request.kernel.cwd or kwargs.get("cwd") or "."
@@ -89,6 +91,16 @@ class FarkernelProvisioner(KernelProvisionerBase):
             self._progress.done()
         self.connection_info = cast("KernelConnectionInfo", session.connection_info)
         return self.connection_info
+
+    def _check_connection_file(self) -> None:
+        # Jupyter writes it after the start; if that fails nobody calls cleanup, and the job would run on.
+        assert self.parent
+        folder = pathlib.Path(self.parent.connection_file).absolute().parent
+        if folder.is_dir() and not os.access(folder, os.W_OK):
+            raise FarkernelError(
+                f"Jupyter cannot write its connection file: the directory {folder} is not writable.",
+                hint="Mend its permissions, or name another one in JUPYTER_RUNTIME_DIR.",
+            )
 
     def _request(self) -> Request:
         stanza = self.kernel_spec.metadata.get("kernel_provisioner", {})

@@ -1,14 +1,13 @@
-"""What kernels need of the host itself: places for sockets and state, open files, space."""
+"""What kernels need of the host itself: places for sockets and connection files, open files, space."""
 
 import os
 import resource
 import shutil
 import stat
 import tempfile
-import warnings
 from pathlib import Path
 
-import platformdirs
+from jupyter_core.paths import jupyter_runtime_dir
 
 from farkernel.launcher.private import PrivateDirectory
 from farkernel.provisioners.cli.findings import Finding, ok, problem, warning
@@ -23,16 +22,14 @@ _MIB = 2**20
 
 def check_host() -> list[Finding]:
     """Look at this host."""
-    return [check_runtime_directory(), check_state_directory(), check_open_files(), check_space()]
+    return [check_runtime_directory(), check_connection_files(), check_open_files(), check_space()]
 
 
 def check_runtime_directory() -> Finding:
     """See whether sockets can lie where other users cannot reach them, by making a place for some."""
     subject = "directory for sockets"
     given = os.environ.get("XDG_RUNTIME_DIR")
-    with warnings.catch_warnings():  # platformdirs warns of what is told here
-        warnings.simplefilter("ignore")
-        base = runtime_directory()
+    base = runtime_directory()
     try:
         PrivateDirectory(base, _SOCKET_NAME).remove()
     except OSError as error:
@@ -43,15 +40,13 @@ def check_runtime_directory() -> Finding:
     return ok(subject, str(base))
 
 
-def check_state_directory() -> Finding:
-    """See whether records of detached jobs can be kept."""
-    subject = "state directory"
-    folder = platformdirs.user_state_path("farkernel")
+def check_connection_files() -> Finding:
+    """See whether Jupyter can write its connection files."""
+    subject = "connection files"
+    folder = Path(jupyter_runtime_dir())
     existing = next(place for place in (folder, *folder.parents) if place.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        return problem(subject, f"{folder} cannot be written", "Set XDG_STATE_HOME to a directory that you may write.")
-    if existing == folder and (flaw := _not_private(folder)):
-        return problem(subject, f"{folder}: {flaw}", f"Make it yours alone: chmod 700 {folder}")
+        return problem(subject, f"{folder} cannot be written", "Set JUPYTER_RUNTIME_DIR to a directory of yours.")
     return ok(subject, str(folder))
 
 

@@ -59,10 +59,10 @@ def test_without_slurm_it_warns_and_is_content(farkernel: Farkernel, home: Path,
 def test_a_problem_ends_it_with_1(farkernel: Farkernel, home: Path) -> None:
     (home / "file").write_text("in the way")
 
-    done = farkernel("doctor", PATH=str(home), XDG_STATE_HOME=str(home / "file"))
+    done = farkernel("doctor", PATH=str(home), JUPYTER_RUNTIME_DIR=str(home / "file"))
 
     assert done.returncode == 1
-    assert "Set XDG_STATE_HOME to a directory that you may write" in done.stdout
+    assert "Set JUPYTER_RUNTIME_DIR to a directory of yours" in done.stdout
 
 
 def test_an_unknown_kernel_is_answered_with_the_installed_ones(farkernel: Farkernel) -> None:
@@ -189,17 +189,17 @@ def test_without_a_runtime_directory_there_is_another(monkeypatch: pytest.Monkey
     assert check_host.check_runtime_directory().level is Level.OK
 
 
-def test_a_state_directory_that_cannot_be_made_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_files_that_cannot_be_written_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "file"))
 
-    assert check_host.check_state_directory().level is Level.PROBLEM
+    assert check_host.check_connection_files().level is Level.PROBLEM
 
 
-def test_a_state_directory_is_not_made_by_looking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+def test_looking_makes_no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "state"))
 
-    assert check_host.check_state_directory().level is Level.OK
+    assert check_host.check_connection_files().level is Level.OK
     assert not (tmp_path / "state").exists()
 
 
