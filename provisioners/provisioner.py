@@ -95,6 +95,8 @@ class FarkernelProvisioner(KernelProvisionerBase):
     def _check_connection_file(self) -> None:
         # Jupyter writes it after the start; if that fails nobody calls cleanup, and the job would run on.
         assert self.parent
+        if not self.parent.connection_file:
+            return  # a temporary one of Jupyter's choice
         folder = pathlib.Path(self.parent.connection_file).absolute().parent
         if folder.is_dir() and not os.access(folder, os.W_OK):
             raise FarkernelError(

@@ -121,7 +121,7 @@ class WaitingRoom:
 
     def _display(self, kind: str, cell: _Cell) -> None:
         content = {
-            "data": {"text/plain": self._text},
+            "data": {"text/plain": self._text.replace("; ", "\n")},  # a narrow page breaks long lines anywhere
             "metadata": {},
             "transient": {"display_id": cell.display_id},
         }

@@ -1,0 +1,76 @@
+"""Kernelspecs for the tests on the cluster."""
+
+import asyncio
+import copy
+import dataclasses
+import inspect
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from farkernel.kernelspecs.install import install
+from farkernel.kernelspecs.templates import Settings, apply_settings, load_template
+from tests.cluster import Site
+from tests.slurm.helpers import PATIENCE, Specs
+
+_DIRECTORIES = "find /tmp/farkernel-* /dev/shm/farkernel-* /run/user/*/farkernel-* 2>/dev/null"
+_FADING = 20.0
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run tests that are coroutines."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(pyfuncitem.obj).parameters}
+    asyncio.run(asyncio.wait_for(pyfuncitem.obj(**arguments), 3 * PATIENCE))
+    return True
+
+
+@pytest.fixture
+def no_directories_left(cluster: Site) -> Iterator[None]:
+    """Whatever happened to a kernel, its sockets and files are gone, on every host."""
+    yield
+    deadline = time.monotonic() + _FADING
+    hosts = [host for host in cluster.hosts if host != "ctl"]
+    while left := {host: found for host in hosts if (found := _directories(cluster, host))}:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+
+
+def _directories(cluster: Site, host: str) -> list[str]:
+    return cluster.run(host, "root", ["sh", "-c", _DIRECTORIES]).stdout.split()
+
+
+@pytest.fixture
+def specs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_directories_left: None) -> Specs:
+    """Install kernelspecs where only this test's Jupyter finds them."""
+    for variable, folder in (("DATA", "data"), ("CONFIG", "config"), ("RUNTIME", "runtime")):
+        monkeypatch.setenv(f"JUPYTER_{variable}_DIR", str(tmp_path / folder))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share/jupyter"))
+    for name in [name for name in os.environ if name.startswith("PYTEST_")]:
+        monkeypatch.delenv(name)
+
+    def add(
+        template: str = "cori-knl",
+        *,
+        name: str | None = None,
+        argv: list[str] | None = None,
+        env: dict[str, str] | None = None,
+        **config: dict[str, Any],
+    ) -> str:
+        slurm = Settings() if template == "local" else Settings(time="10")
+        chosen = apply_settings(load_template(template), slurm)
+        spec = copy.deepcopy(chosen.spec)
+        spec["argv"] = argv or spec["argv"]
+        spec["env"] = {**spec.get("env", {}), **(env or {})}
+        parts = spec["metadata"]["kernel_provisioner"].setdefault("config", {})
+        for part, values in config.items():
+            parts.setdefault(part, {}).update(values)
+        return install(dataclasses.replace(chosen, spec=spec), name=name, prefix=tmp_path, replace=True).name
+
+    return add
