@@ -25,6 +25,13 @@ from farkernel.launcher.protocol import Channel
 from farkernel.launcher.sockets import Frames, LoopSocket
 
 ZAP_DOMAIN = b"farkernel"
+
+MAX_FRAME = 64 * 2**20
+"""Bytes in the largest frame that the launcher takes; Jupyter's server takes requests of 10 MB."""
+
+_HANDSHAKE = 5000
+"""Milliseconds for a handshake."""
+
 _ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 
 Deliver = Callable[[Channel, int, int, list[Any]], None]
@@ -85,6 +92,9 @@ class LinkServer:
         self._zap = ZapHandler(loop, context, {zmq.utils.z85.decode(client_key)})
         socket = _link_socket(context, zmq.ROUTER)
         socket.router_handover = True
+        # What is not authenticated yet must cost little: libzmq takes whatever a handshake announces.
+        socket.maxmsgsize = MAX_FRAME
+        socket.handshake_ivl = _HANDSHAKE
         socket.curve_server = True
         socket.curve_secretkey = secret
         socket.zap_domain = ZAP_DOMAIN

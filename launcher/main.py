@@ -31,6 +31,10 @@ UNDISMISSED = 3
 """The exit code of a launcher that has ended without an order: whoever could have given it is gone."""
 
 
+class CannotListen(Exception):
+    """There is no address or no port on the node to listen on."""
+
+
 def say(message: object) -> None:
     """Say one thing to the login side on standard output."""
     sys.stdout.write(f"{MARK}{encode(message).decode()}\n")
@@ -58,6 +62,10 @@ def main(stdin: BinaryIO) -> int:
     return code
 
 
+def _leave(signum: int, _frame: object) -> None:
+    sys.exit(UNDISMISSED if signum == signal.SIGUSR2 else 0)
+
+
 def run(stdin: BinaryIO) -> int:
     """Serve until the end, and tidy up."""
     try:
@@ -69,18 +77,26 @@ def run(stdin: BinaryIO) -> int:
     except (ProtocolError, OSError) as error:
         say(Failed(f"cannot begin: {error}"))
         return 1
-    kernel = None
+    kernel, code, problem = None, 1, ""
+    for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
+        signal.signal(signum, _leave)  # until the loop takes care of them: a start may be cancelled before
     try:
         # The kernel's process is started before ZeroMQ and asyncio are imported, which takes a tenth as long
         # as its own start does.
         kernel = start_kernel(order, base.path) if order else None
         from farkernel.launcher.serve import serve  # noqa: PLC0415
 
-        return serve(setup, kernel, base.path, stdin)
+        code = serve(setup, kernel, base.path, stdin)
     except ImportError as error:
-        say(Failed(f"no pyzmq: {sys.executable} cannot import it: {error}"))
-        return 1
+        problem = f"no pyzmq: {sys.executable} cannot import it: {error}"
+    except CannotListen as error:
+        problem = f"cannot listen on the node: {error}"
+    except SystemExit as leaving:
+        code = int(leaving.code or 0)
     finally:
         if isinstance(kernel, KernelProcess) and kernel.poll() is None:
             kernel.signal(signal.SIGKILL)
         base.remove()
+    if problem:  # said when all is tidy: the login side ends a launcher that has failed
+        say(Failed(problem))
+    return code

@@ -15,12 +15,11 @@ import zmq
 from farkernel.launcher import node
 from farkernel.launcher.endpoints import LinkServer
 from farkernel.launcher.kernel import Kernel
-from farkernel.launcher.main import UNDISMISSED, say, start_kernel
+from farkernel.launcher.main import UNDISMISSED, CannotListen, say, start_kernel
 from farkernel.launcher.process import KernelProcess
 from farkernel.launcher.protocol import (
     Channel,
     Event,
-    Failed,
     KernelRefused,
     Order,
     ProtocolError,
@@ -65,8 +64,9 @@ class Launcher:
 
     async def run(self, first: KernelProcess | KernelRefused | None, stdin: BinaryIO) -> None:
         """Serve until the end."""
-        for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
-            self._loop.add_signal_handler(signum, self._ending.set)
+        self._loop.add_signal_handler(signal.SIGUSR2, self._ending.set)  # our login side is gone
+        for signum in (signal.SIGTERM, signal.SIGHUP):
+            self._loop.add_signal_handler(signum, self._dismiss)  # Slurm ends the job itself
         self._loop.add_signal_handler(signal.SIGINT, lambda: None)  # `scancel -s INT` is meant for the kernel
         self._loop.add_signal_handler(signal.SIGCHLD, self._on_child)
         self._loop.add_reader(stdin.fileno(), self._on_stdin, stdin)
@@ -94,6 +94,10 @@ class Launcher:
         )
 
     # ---- the end ----
+
+    def _dismiss(self) -> None:
+        self.dismissed = True
+        self._ending.set()
 
     def _on_stdin(self, stdin: BinaryIO) -> None:
         # Nothing more is said there: what arrives is its end.
@@ -135,8 +139,7 @@ class Launcher:
             if order.kernel in self._kernels:
                 self._kernels[order.kernel].process.signal(order.signum)
         else:
-            self.dismissed = True
-            self._ending.set()
+            self._dismiss()
 
     # ---- kernels ----
 
@@ -168,14 +171,16 @@ class Launcher:
 
 
 def serve(setup: Setup, first: KernelProcess | KernelRefused | None, base: pathlib.Path, stdin: BinaryIO) -> int:
-    """Run the launcher's loop; return the exit code."""
+    """Run the launcher's loop; return the exit code.
+
+    :raises CannotListen: there is nothing to listen on
+    """
 
     async def run() -> int:
         try:
             launcher = Launcher(asyncio.get_running_loop(), setup, base)
         except (OSError, ProtocolError, ValueError) as error:
-            say(Failed(f"cannot listen on the node: {error}"))
-            return 1
+            raise CannotListen(str(error)) from error
         await launcher.run(first, stdin)
         return 0 if launcher.dismissed else UNDISMISSED
 

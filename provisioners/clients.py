@@ -13,6 +13,7 @@ from typing import Any
 import zmq
 
 from farkernel.launcher import wire
+from farkernel.launcher.endpoints import MAX_FRAME
 from farkernel.launcher.protocol import Channel
 from farkernel.launcher.sockets import Frames
 from farkernel.provisioners.front import Front, runtime_directory
@@ -137,7 +138,10 @@ class Clients:
         message = wire.parse(frames)
         if message is None:
             return
-        if self._room is None:
+        if max(map(len, frames)) > MAX_FRAME:
+            problem = Problem("RequestTooLarge", f"farkernel takes requests of up to {MAX_FRAME >> 20} MB")
+            self._answer(Request(channel, message), problem, aborted=False)
+        elif self._room is None:
             self._unanswered.sent(channel, message)
             self._to_kernel(channel, frames)
         elif message.type == "interrupt_request":

@@ -124,9 +124,10 @@ class Front:
 class Publisher:
     """A PUB socket that gives a client time to read before it drops.
 
-    A PUB socket drops at its high-water mark, 1000 messages by default, so that a burst of prints loses some.
-    With ZMQ_XPUB_NODROP it refuses instead; what it refuses waits here, until it has waited for `patience` seconds or
-    more than `limit` bytes wait: then the clients that lag lose messages, the others do not.
+    A PUB socket drops at its high-water mark, 1000 messages by default, so that a burst of prints loses some. With
+    ZMQ_XPUB_NODROP it refuses instead, and what it refuses waits here. A client that has not read anything for
+    `patience` seconds is waited for no more: it loses messages, until it reads again, and the others do not. More
+    than `limit` bytes never wait.
     """
 
     def __init__(
@@ -143,25 +144,24 @@ class Publisher:
         self._limit = limit
         self._waiting: collections.deque[Frames] = collections.deque()
         self._bytes = 0
-        self._deadline = 0.0
+        self._read = loop.time()
         self._timer: asyncio.TimerHandle | None = None
         socket.setsockopt(zmq.XPUB_NODROP, 1)
 
     def send(self, frames: Frames) -> None:
         """Publish a message, now or soon."""
-        if self._waiting or not self._try(frames):
-            if not self._waiting:
-                self._deadline = self._loop.time() + self._patience
-            self._waiting.append(frames)
-            self._bytes += sum(len(frame) for frame in frames)
-            if self._timer is None:
-                self._timer = self._loop.call_later(_RETRY, self._retry)
+        if not self._waiting and self._try(frames):
+            return
+        self._waiting.append(frames)
+        self._bytes += sum(len(frame) for frame in frames)
+        if self._timer is None:
+            self._timer = self._loop.call_later(_RETRY, self._retry)
 
     def close(self, linger: int) -> None:
         """Publish what waits, and close."""
         if self._timer:
             self._timer.cancel()
-        self._give_up()
+        self._drop(len(self._waiting))
         self._socket.close(linger)
 
     def _try(self, frames: Frames) -> bool:
@@ -169,29 +169,35 @@ class Publisher:
             self._socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
         except zmq.Again:
             return False
+        self._read = self._loop.time()
         return True
 
     def _retry(self) -> None:
         self._timer = None
-        before = len(self._waiting)
         while self._waiting and self._try(self._waiting[0]):
-            self._bytes -= sum(len(frame) for frame in self._waiting.popleft())
-        if len(self._waiting) < before:
-            self._deadline = self._loop.time() + self._patience
-        elif self._loop.time() > self._deadline:
-            self._give_up()
+            self._remove_first()
         if self._bytes > self._limit:
-            self._give_up()
+            self._drop(len(self._waiting))
+        elif self._loop.time() - self._read > self._patience:
+            self._drop(_RETRY_MESSAGES)  # not all at once: that would be too much for the others' queues
         if self._waiting:
             self._timer = self._loop.call_later(_RETRY, self._retry)
 
-    def _give_up(self) -> None:
+    def _drop(self, count: int) -> None:
+        """Publish without regard for clients whose queues are full."""
         self._socket.setsockopt(zmq.XPUB_NODROP, 0)
-        while self._waiting:
-            self._try(self._waiting.popleft())
+        for _ in range(min(count, len(self._waiting))):
+            with contextlib.suppress(zmq.Again):
+                self._socket.send_multipart(self._waiting[0], zmq.NOBLOCK, copy=False)
+            self._remove_first()
         self._socket.setsockopt(zmq.XPUB_NODROP, 1)
-        self._bytes = 0
+
+    def _remove_first(self) -> None:
+        self._bytes -= sum(len(frame) for frame in self._waiting.popleft())
 
 
 _RETRY = 0.005
 """Seconds until a socket that was full is tried again."""
+
+_RETRY_MESSAGES = 20
+"""Messages that are then published without regard for a client that does not read."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from farkernel.launcher import bootstrap
 
 _PACKAGE = "farkernel.launcher"
+_MARSHAL = 2  # later formats depend on what else refers to an object: not the same bytes each time
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def _compiled(module: str) -> bytes:
     loader = spec.loader
     assert isinstance(loader, importlib.machinery.SourceFileLoader)
     flags = (1).to_bytes(4, "little")
-    return importlib.util.MAGIC_NUMBER + flags + bytes(8) + marshal.dumps(loader.get_code(name))
+    return importlib.util.MAGIC_NUMBER + flags + bytes(8) + marshal.dumps(loader.get_code(name), _MARSHAL)
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:

@@ -33,8 +33,8 @@ def environment(python: Path, version: str) -> Path:
     folder = ROOT / f".venv-{version}"
     stamp = folder / ".test"
     if not stamp.exists() or stamp.stat().st_mtime < (ROOT / "pyproject.toml").stat().st_mtime:
-        subprocess.run([python, "-m", "venv", folder], check=True)
-        install = [folder / "bin/python", "-m", "pip", "install", "--quiet", "--editable", f"{ROOT}[test]"]
+        subprocess.run([str(python), "-m", "venv", str(folder)], check=True)
+        install = [str(folder / "bin/python"), "-m", "pip", "install", "--quiet", "--editable", f"{ROOT}[test]"]
         subprocess.run(install, check=True)
         stamp.touch()
     return folder / "bin/python"
@@ -51,7 +51,7 @@ def main() -> int:
             print(f"Python {version} is not installed: the fast tests do not run on it", flush=True)
             continue
         print(f"the fast tests on Python {version}", flush=True)
-        command = [environment(python, version), "-m", "pytest", "--quiet", "--no-cluster"]
+        command = [str(environment(python, version)), "-m", "pytest", "--quiet", "--no-cluster"]
         failed += subprocess.run(command, cwd=ROOT, check=False).returncode != 0
     return failed
 
