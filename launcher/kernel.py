@@ -158,7 +158,10 @@ class Kernel:
     # ---- is it there? ----
 
     def _ask(self) -> None:
-        self.send(Channel.SHELL, self._probe.request())
+        # Each question costs the kernel time before its first cell: one waits in its queue, and another is sent only
+        # when that was answered and nothing was heard on iopub.
+        if self._probe.replied or not self._probe.asked:
+            self.send(Channel.SHELL, self._probe.request())
         self._probe_timer = self._loop.call_later(PROBE_INTERVAL, self._ask)
 
     def _on_probe_answered(self) -> None:
@@ -195,7 +198,12 @@ class _Probe:
         self._signer = signer
         self._open: dict[str, set[str]] = {}
 
+    @property
+    def asked(self) -> bool:
+        return bool(self._open)
+
     def request(self) -> list[bytes]:
+        self.replied = False
         header = self._signer.header("kernel_info_request")
         self._open[header["msg_id"]] = {"kernel_info_reply", "idle"}
         return self._signer.frames(header, {})

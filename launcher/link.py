@@ -76,6 +76,10 @@ class Header(NamedTuple):
 
 _HEADER = struct.Struct("!BBIIQQ")
 
+# An enum's own look-up costs more than all the rest that is done for a message.
+_KINDS = {int(kind) for kind in Kind}
+_CHANNELS = {int(channel): channel for channel in Channel}
+
 
 class LinkError(Exception):
     """The other side broke the rules of the link."""
@@ -86,11 +90,8 @@ def _unpack(frames: Frames) -> Header:
     if len(data) != _HEADER.size:
         raise LinkError(f"a header of {len(data)} bytes instead of {_HEADER.size}")
     header = Header(*_HEADER.unpack(data))
-    try:
-        if Kind(header.kind) == Kind.DATA:
-            Channel(header.channel)
-    except ValueError as error:
-        raise LinkError(f"a header of an unknown kind: {error}") from None
+    if header.kind not in _KINDS or (header.kind == Kind.DATA and header.channel not in _CHANNELS):
+        raise LinkError(f"a header of an unknown kind: {header}")
     return header
 
 
@@ -210,8 +211,7 @@ class Link:
             self._ack_timer = None
 
     def _transmit_kept(self, kept: _Kept) -> None:
-        header = kept.header._replace(received=self._incoming.acknowledged())
-        self._transmit([_HEADER.pack(*header), *kept.frames])
+        self._transmit([_HEADER.pack(*kept.header[:5], self._incoming.acknowledged()), *kept.frames])
 
     def _control(self, kind: Kind) -> None:
         received = self._incoming.acknowledged()
@@ -246,7 +246,7 @@ class Link:
     def _receive_data(self, header: Header, frames: list[Any]) -> None:
         size = sum(len(frame) for frame in frames)
         if self._incoming.accept(header.number, size):
-            self._deliver(Channel(header.channel), header.kernel, header.generation, frames[1:])
+            self._deliver(_CHANNELS[header.channel], header.kernel, header.generation, frames[1:])
             self._acknowledge_soon()
         elif header.number > self._incoming.received and self._asked_for != self._incoming.received:
             self._ask_again()

@@ -30,6 +30,8 @@ from farkernel.launcher.protocol import (
 UNDISMISSED = 3
 """The exit code of a launcher that has ended without an order: whoever could have given it is gone."""
 
+_ENDINGS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
+
 
 class CannotListen(Exception):
     """There is no address or no port on the node to listen on."""
@@ -62,7 +64,13 @@ def main(stdin: BinaryIO) -> int:
     return code
 
 
+def block_signals() -> None:
+    """Let no further signal keep us from tidying up; each thread of a login side that dies sends one (prctl(2))."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
+
+
 def _leave(signum: int, _frame: object) -> None:
+    block_signals()
     sys.exit(UNDISMISSED if signum == signal.SIGUSR2 else 0)
 
 
@@ -78,7 +86,7 @@ def run(stdin: BinaryIO) -> int:
         say(Failed(f"cannot begin: {error}"))
         return 1
     kernel, code, problem = None, 1, ""
-    for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
+    for signum in _ENDINGS:
         signal.signal(signum, _leave)  # until the loop takes care of them: a start may be cancelled before
     try:
         # The kernel's process is started before ZeroMQ and asyncio are imported, which takes a tenth as long

@@ -15,7 +15,7 @@ import zmq
 from farkernel.launcher import node
 from farkernel.launcher.endpoints import LinkServer
 from farkernel.launcher.kernel import Kernel
-from farkernel.launcher.main import UNDISMISSED, CannotListen, say, start_kernel
+from farkernel.launcher.main import UNDISMISSED, CannotListen, block_signals, say, start_kernel
 from farkernel.launcher.process import KernelProcess
 from farkernel.launcher.protocol import (
     Channel,
@@ -75,6 +75,7 @@ class Launcher:
             self._take(first)
         watch = self._loop.create_task(self._watch_for_orphan())
         await self._ending.wait()
+        block_signals()
         watch.cancel()
         self._loop.remove_reader(stdin.fileno())
         await self._end_kernels()

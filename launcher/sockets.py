@@ -15,8 +15,35 @@ import zmq
 Frames = Sequence[Any]
 """The frames of a message: `zmq.Frame` or bytes."""
 
+# Plain numbers: an enum's `|` for every frame costs as much as the frame.
+_NOBLOCK, _MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
+_EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
+
 BATCH = 64
 """Messages taken from one socket before the others get their turn."""
+
+
+def send(socket: zmq.Socket[bytes], frames: Frames) -> None:
+    """Send a message without waiting; as `send_multipart`, with less work for each frame.
+
+    :raises zmq.Again: the socket cannot take it now
+    """
+    for frame in frames[:-1]:
+        socket.send(frame, _MORE, False)
+    socket.send(frames[-1], _NOBLOCK, False)
+
+
+def receive(socket: zmq.Socket[bytes]) -> list[zmq.Frame]:
+    """Receive a message without waiting; as `recv_multipart`, with less work for each frame.
+
+    :raises zmq.Again: there is none
+    """
+    frame = socket.recv(_NOBLOCK, False)
+    frames = [frame]
+    while frame.more:
+        frame = socket.recv(_NOBLOCK, False)
+        frames.append(frame)
+    return frames
 
 
 class LoopSocket:
@@ -46,7 +73,7 @@ class LoopSocket:
         if self._closed:
             return False
         try:
-            self.socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+            send(self.socket, frames)
         except zmq.Again:
             return False
         finally:
@@ -75,7 +102,7 @@ class LoopSocket:
             self.socket.close(linger)
 
     def _look_again(self) -> None:
-        if not self._scheduled and not self._closed and cast("int", self.socket.get(zmq.EVENTS)) & zmq.POLLIN:
+        if not self._scheduled and not self._closed and cast("int", self.socket.get(_EVENTS)) & _POLLIN:
             self._schedule()
 
     def _schedule(self) -> None:
@@ -93,7 +120,7 @@ class LoopSocket:
                 if self._closed or self._paused:
                     return
                 try:
-                    frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+                    frames = receive(self.socket)
                 except zmq.Again:
                     return
                 self._on_message(frames)

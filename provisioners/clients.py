@@ -122,35 +122,47 @@ class Clients:
 
     def from_kernel(self, channel: Channel, frames: list[Any]) -> None:
         """Pass a kernel's message on to the clients."""
-        if channel in {Channel.SHELL, Channel.CONTROL}:
-            self._unanswered.answered(frames)
-        elif channel == Channel.IOPUB and self._left_room and not self._left_room.watch_output(frames):
+        if channel == Channel.IOPUB and self._left_room and not self._left_room.watch_output(frames):
             self._left_room = None
         self._front.send(channel, frames)
+        # After the sending: taking a message apart takes as long as passing it on.
+        if channel in {Channel.SHELL, Channel.CONTROL}:
+            self._unanswered.answered(frames)
 
     def _on_request(self, channel: Channel, frames: list[Any]) -> None:
         if channel == Channel.HB:
-            if self._room is None:
-                self._to_kernel(channel, frames)
-            elif self._beating:
-                self._front.send(channel, frames)
+            self._on_heartbeat(frames)
             return
+        small = max(map(len, frames)) <= MAX_FRAME
+        if self._room is None and small:
+            self._to_kernel(channel, frames)  # before it is taken apart, which takes as long as passing it on
         message = wire.parse(frames)
         if message is None:
             return
-        if max(map(len, frames)) > MAX_FRAME:
+        if not small:
             problem = Problem("RequestTooLarge", f"farkernel takes requests of up to {MAX_FRAME >> 20} MB")
             self._answer(Request(channel, message), problem, aborted=False)
         elif self._room is None:
             self._unanswered.sent(channel, message)
-            self._to_kernel(channel, frames)
-        elif message.type == "interrupt_request":
+        else:
+            self._on_request_while_waiting(self._room, channel, message, frames)
+
+    def _on_heartbeat(self, frames: list[Any]) -> None:
+        if self._room is None:
+            self._to_kernel(Channel.HB, frames)
+        elif self._beating:
+            self._front.send(Channel.HB, frames)
+
+    def _on_request_while_waiting(
+        self, room: WaitingRoom, channel: Channel, message: wire.Message, frames: list[Any]
+    ) -> None:
+        if message.type == "interrupt_request":
             self._on_interrupt()
             self._reply(channel, message, {"status": "ok"})
         elif message.type == "shutdown_request":
             # Jupyter tells the provisioner itself. Held, it would end the next kernel.
             self._reply(channel, message, {"status": "ok", "restart": message.content.get("restart", False)})
-        elif self._room.take(channel, message, frames):
+        elif room.take(channel, message, frames):
             self._unanswered.sent(channel, message)
 
     def _reply(self, channel: Channel, message: wire.Message, content: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Slurm's commands: their command lines, and what they print. No I/O.
 
-Source: srun(1), squeue(1), scancel(1), sacct(1) and sinfo(1) of Slurm 22.05. Only stated formats are parsed.
+Source: srun(1), squeue(1), scancel(1) and scontrol(1) of Slurm 22.05. Only stated formats are parsed.
 """
 
 import re
@@ -105,15 +105,9 @@ def scancel_argv(job_id: int, signal: str | None = None) -> list[str]:
     return ["scancel", *([f"--signal={signal}"] if signal else []), str(job_id)]
 
 
-def sacct_argv(job_id: int) -> list[str]:
-    """Return the command line that asks how a job ended; `parse_sacct` reads its output."""
-    fields = "JobIDRaw,State,ExitCode,NodeList"
-    return ["sacct", "--parsable2", "--noheader", f"--jobs={job_id}", f"--format={fields}"]
-
-
-def sinfo_argv() -> list[str]:
-    """Return the command line that lists partitions with their features; `parse_sinfo` reads its output."""
-    return ["sinfo", "--noheader", "--format=%P|%a|%l|%D|%f"]
+def scontrol_argv(job_id: int) -> list[str]:
+    """Return the command line that shows a job; `parse_preempted` reads its output."""
+    return ["scontrol", "--oneliner", "show", "job", str(job_id)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,28 +120,6 @@ class QueueEntry:
     start: datetime | None
     exclusive: bool
     nodes: str
-
-
-@dataclass(frozen=True, slots=True)
-class JobEnd:
-    """What sacct says of a job. `nodes` is Slurm's own form, empty if it never had any."""
-
-    state: JobState
-    exit_code: int
-    signal: int
-    nodes: str
-
-
-@dataclass(frozen=True, slots=True)
-class Partition:
-    """What sinfo says of nodes with the same features in a partition; `time_limit` is Slurm's text."""
-
-    name: str
-    default: bool
-    up: bool
-    time_limit: str
-    nodes: int
-    features: tuple[str, ...]
 
 
 def parse_squeue(text: str) -> dict[int, QueueEntry]:
@@ -171,41 +143,10 @@ def _time(text: str) -> datetime | None:
         return None  # "N/A"
 
 
-def parse_sacct(text: str) -> JobEnd | None:
-    """Read the output of `sacct_argv`; None if it knows no such job (yet).
-
-    Steps come after the job. When the launcher's step (0) ran out of memory, and the job only failed of that,
-    the job's end is that too.
-    """
-    rows = [line.split("|") for line in text.splitlines() if line.count("|") == 3]
-    job = next((row for row in rows if row[0].isdecimal()), None)
-    if job is None:
-        return None
-    state = parse_state(job[1])
-    steps = {row[0].partition(".")[2]: parse_state(row[1]) for row in rows}
-    if steps.get("0") is JobState.OUT_OF_MEMORY and state in {JobState.FAILED, JobState.COMPLETED}:
-        state = JobState.OUT_OF_MEMORY
-    code, _, signal = job[2].partition(":")
-    nodes = "" if job[3] == "None assigned" else job[3]
-    return JobEnd(state, _number(code), _number(signal), nodes)
-
-
-def _number(text: str) -> int:
-    return int(text) if text.isdecimal() else 0
-
-
-def parse_sinfo(text: str) -> list[Partition]:
-    """Read the output of `sinfo_argv`."""
-    partitions: list[Partition] = []
-    for line in text.splitlines():
-        fields = line.split("|")
-        if len(fields) != 5:
-            continue
-        name, available, limit, nodes, features = fields
-        names = () if features == "(null)" else tuple(features.split(","))
-        default, up = name.endswith("*"), available == "up"
-        partitions.append(Partition(name.rstrip("*"), default, up, limit, _number(nodes), names))
-    return partitions
+def parse_preempted(text: str) -> bool:
+    """Read the output of `scontrol_argv`: whether the job was made to leave for another one."""
+    match = re.search(r"\bPreemptTime=(\S+)", text)
+    return match is not None and match[1] != "None"
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ import zmq
 
 from farkernel.launcher.private import PrivateDirectory
 from farkernel.launcher.protocol import PORT_NAMES, Channel
-from farkernel.launcher.sockets import Frames, LoopSocket
+from farkernel.launcher.sockets import Frames, LoopSocket, send
 
 _PUBLIC, _REAL = "k", "r"
 _LONGEST = "r-5"
@@ -166,7 +166,7 @@ class Publisher:
 
     def _try(self, frames: Frames) -> bool:
         try:
-            self._socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+            send(self._socket, frames)
         except zmq.Again:
             return False
         self._read = self._loop.time()
@@ -188,7 +188,7 @@ class Publisher:
         self._socket.setsockopt(zmq.XPUB_NODROP, 0)
         for _ in range(min(count, len(self._waiting))):
             with contextlib.suppress(zmq.Again):
-                self._socket.send_multipart(self._waiting[0], zmq.NOBLOCK, copy=False)
+                send(self._socket, self._waiting[0])
             self._remove_first()
         self._socket.setsockopt(zmq.XPUB_NODROP, 1)
 

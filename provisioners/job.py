@@ -35,6 +35,12 @@ _LINES = 200
 _TAKEN = 5.0
 """Seconds after which an srun that says nothing counts as taken by Slurm: it may be booting a node."""
 
+_ASKED = 10
+"""How often Slurm is asked how a job has ended, at half a second each."""
+
+_QUERY = 15.0
+"""Seconds for an answer of Slurm's."""
+
 _LEAVE = 4.0
 """Seconds that a launcher has to end its kernels and leave."""
 
@@ -356,13 +362,21 @@ class SlurmJob(Job):
         job_id = self.status.job_id
         if job_id is None:
             return "The job has ended."
-        for _ in range(10):
+        if self._returncode < 0:
+            name = signal.Signals(-self._returncode).name
+            return f"The srun of Slurm job {job_id} was killed ({name}); the job is ended with it."
+        for _ in range(_ASKED):
             entry = await self._ask()
             if entry and entry.state.ended and entry.state != JobState.UNKNOWN:
-                return states.end_sentence(entry.state, job_id=job_id, node=self.status.nodes)
+                state = JobState.PREEMPTED if await self._was_preempted(job_id) else entry.state
+                return states.end_sentence(state, job_id=job_id, node=self.status.nodes)
             await asyncio.sleep(0.5)
         said = slurm_words(self._text)
         return f"Slurm job {job_id} has ended." + (f" srun said: {said}" if said else "")
+
+    async def _was_preempted(self, job_id: int) -> bool:
+        # A launcher that leaves in the time of grace makes its job COMPLETED.
+        return commands.parse_preempted(await self._query(commands.scontrol_argv(job_id)))
 
     async def is_exclusive(self) -> bool:
         """Whether the node is the job's own, as Slurm says."""
@@ -374,13 +388,15 @@ class SlurmJob(Job):
         job_id = self.status.job_id
         if job_id is None:
             return None
-        env = commands.query_env(os.environ)
+        return commands.parse_squeue(await self._query(commands.squeue_argv([job_id]))).get(job_id)
+
+    async def _query(self, argv: list[str]) -> str:
+        """Return what one of Slurm's commands prints, nothing if it cannot be had."""
         try:
-            finished = await process.run(commands.squeue_argv([job_id]), env=env, timeout=15)
+            return (await process.run(argv, env=commands.query_env(os.environ), timeout=_QUERY)).stdout
         except (FarkernelError, TimeoutError) as error:
-            log.warning("squeue: %s", error)
-            return None
-        return commands.parse_squeue(finished.stdout).get(job_id)
+            log.warning("%s", error)
+            return ""
 
     async def end(self) -> None:
         """End the job and stop watching it."""
@@ -394,6 +410,6 @@ class SlurmJob(Job):
             return
         env = commands.query_env(os.environ)
         try:
-            await process.run(commands.scancel_argv(self.status.job_id), env=env, timeout=15)
+            await process.run(commands.scancel_argv(self.status.job_id), env=env, timeout=_QUERY)
         except (FarkernelError, TimeoutError) as error:
             log.error("Slurm job %s may be left: %s", self.status.job_id, error)

@@ -9,24 +9,20 @@ from farkernel.provisioners.commands import (
     CommandFailed,
     DirectoryMissing,
     ForceTerminated,
-    JobEnd,
     NodeFailed,
     OutOfMemory,
-    Partition,
     Queued,
     QueueEntry,
     SrunNotice,
     StepCancelled,
     TaskEnded,
     Withdrawn,
-    parse_sacct,
-    parse_sinfo,
+    parse_preempted,
     parse_squeue,
     parse_srun_line,
     query_env,
-    sacct_argv,
     scancel_argv,
-    sinfo_argv,
+    scontrol_argv,
     squeue_argv,
     srun_argv,
     srun_env,
@@ -140,8 +136,7 @@ def test_the_other_commands() -> None:
     assert squeue_argv([1, 2])[3] == "--jobs=1,2"
     assert scancel_argv(5) == ["scancel", "5"]
     assert scancel_argv(5, "INT") == ["scancel", "--signal=INT", "5"]
-    assert {"--parsable2", "--noheader", "--jobs=5"} <= set(sacct_argv(5))
-    assert sinfo_argv()[:2] == ["sinfo", "--noheader"]
+    assert scontrol_argv(5) == ["scontrol", "--oneliner", "show", "job", "5"]
 
 
 SQUEUE = """\
@@ -167,31 +162,10 @@ def test_squeue_is_read() -> None:
     assert parse_squeue("") == {}
 
 
-def test_sacct_is_read() -> None:
-    running = (
-        "45|CANCELLED by 2001|0:0|nid[02301-02302]\n"
-        "45.extern|COMPLETED|0:0|nid[02301-02302]\n"
-        "45.0|CANCELLED|0:15|nid[02301-02302]\n"
-    )
-    assert parse_sacct(running) == JobEnd(JobState.CANCELLED, 0, 0, "nid[02301-02302]")
-    assert parse_sacct("38|CANCELLED by 2001|0:0|None assigned\n") == JobEnd(JobState.CANCELLED, 0, 0, "")
-    assert parse_sacct("46|FAILED|3:0|nid02301\n") == JobEnd(JobState.FAILED, 3, 0, "nid02301")
-    assert parse_sacct("") is None
-
-
-def test_a_launcher_that_ran_out_of_memory() -> None:
-    text = "9|FAILED|0:9|n1\n9.0|OUT_OF_MEMORY|0:125|n1\n"
-    assert parse_sacct(text) == JobEnd(JobState.OUT_OF_MEMORY, 0, 9, "n1")
-    text = "9|COMPLETED|0:0|n1\n9.0|COMPLETED|0:0|n1\n9.1|OUT_OF_MEMORY|0:125|n1\n"
-    assert parse_sacct(text) == JobEnd(JobState.COMPLETED, 0, 0, "n1")
-
-
-def test_sinfo_is_read() -> None:
-    text = "cori*|up|2-00:00:00|2|knl,quad,cache\ndownp|down|infinite|1|(null)\n"
-    assert parse_sinfo(text) == [
-        Partition("cori", True, True, "2-00:00:00", 2, ("knl", "quad", "cache")),
-        Partition("downp", False, False, "infinite", 1, ()),
-    ]
+def test_a_preempted_job_is_known() -> None:
+    assert parse_preempted("JobId=1 JobState=COMPLETED PreemptTime=2026-11-22T22:41:30 Reason=None")
+    assert not parse_preempted("JobId=1 JobState=CANCELLED PreemptTime=None Reason=None")
+    assert not parse_preempted("slurm_load_jobs error: Invalid job id specified")
 
 
 @pytest.mark.parametrize(

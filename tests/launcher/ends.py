@@ -1,0 +1,97 @@
+"""Both ends of a link in one loop, and what passes between them."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import zmq
+
+from farkernel.launcher.endpoints import LinkClient, LinkServer
+from farkernel.launcher.link import Link
+from farkernel.launcher.protocol import Channel
+
+
+class End:
+    """What one end has sent and received."""
+
+    link: Link
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.received: list[bytes] = []
+        self.full: list[bool] = []
+
+    def send(self, body: bytes) -> None:
+        self.sent.append(body)
+        self.link.send(Channel.IOPUB, 1, 1, [b"", body])
+
+    def take(self, _channel: Channel, _kernel: int, _generation: int, frames: list[Any]) -> None:
+        self.received.append(bytes(frames[1]))
+
+
+class Ends:
+    """A server, and any number of clients; use it by `with`, inside a loop."""
+
+    def __init__(self) -> None:
+        self.keys = zmq.curve_keypair()
+        self.launcher = End()
+        self._loop = asyncio.get_running_loop()
+        self._stack = contextlib.ExitStack()
+        self.server = LinkServer(
+            self._loop,
+            self._context(),
+            client_key=self.keys[0].decode(),
+            address="127.0.0.1",
+            ports=range(0),
+            deliver=self.launcher.take,
+            on_full=self.launcher.full.append,
+        )
+        self._stack.callback(self.server.close)
+        self.launcher.link = self.server.link
+
+    def __enter__(self) -> "Ends":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def client(
+        self, endpoint: str = "", *, keys: tuple[bytes, bytes] | None = None, server_key: str | None = None
+    ) -> End:
+        """Make a client, with the right keys or with others."""
+        end = End()
+        client = LinkClient(
+            self._loop,
+            self._context(),
+            endpoint=endpoint or f"tcp://127.0.0.1:{self.server.port}",
+            server_key=server_key or self.server.public_key,
+            keys=keys or self.keys,
+            deliver=end.take,
+            on_full=end.full.append,
+        )
+        self._stack.callback(client.close)
+        end.link = client.link
+        return end
+
+    def _context(self) -> zmq.Context[Any]:
+        context: zmq.Context[Any] = zmq.Context()
+        self._stack.callback(context.term)
+        return context
+
+
+async def until(condition: Callable[[], object], seconds: float = 30) -> None:
+    """Wait for something; fail if it does not come."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@contextlib.contextmanager
+def nearly_no_cpu() -> Iterator[None]:
+    """Assert that this process, all its threads, is at rest in a second that is spent inside."""
+    before = time.process_time()
+    yield
+    used = time.process_time() - before
+    assert used < 0.25, f"{used:.2f} s of CPU"

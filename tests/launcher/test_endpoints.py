@@ -1,0 +1,291 @@
+"""Both ends of a link over a real connection that is treated badly, and who is let in."""
+
+import asyncio
+import random
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from farkernel.launcher import endpoints
+from farkernel.launcher.endpoints import LinkServer
+from farkernel.launcher.link import Kind
+from tests.launcher.ends import Ends, nearly_no_cpu, until
+from tests.launcher.relay import Relay
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link that notices silence after a moment."""
+    monkeypatch.setattr(endpoints, "PING_INTERVAL", 0.05)
+    monkeypatch.setattr(endpoints, "SILENCE", 0.4)
+
+
+# ---- each message once, in order ----
+
+
+async def _mistreat(relay: Relay, chance: random.Random, times: int) -> None:
+    for _ in range(times):
+        await asyncio.sleep(chance.uniform(0, 0.15))
+        what = chance.choice([relay.reset, relay.reset, relay.cut, relay.pause])
+        what()
+        await asyncio.sleep(chance.choice([0, 0.05, 0.6]))
+        relay.mend()
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("seed", range(3))
+def test_each_message_arrives_once_and_in_order(seed: int) -> None:
+    async def talk() -> None:
+        chance = random.Random(seed)
+        with Ends() as ends:
+            async with Relay(ends.server.port) as relay:
+                client = ends.client(relay.endpoint)
+                trouble = asyncio.ensure_future(_mistreat(relay, chance, 6))
+                number = 0
+                while not trouble.done() or number < 3000:
+                    for _ in range(20):
+                        body = b"%d " % number + bytes(chance.choice([1, 100, 20_000]))
+                        chance.choice([client, ends.launcher]).send(body)
+                        number += 1
+                    await asyncio.sleep(0.005)
+                await trouble
+
+                await until(lambda: len(ends.launcher.received) >= len(client.sent))
+                await until(lambda: len(client.received) >= len(ends.launcher.sent))
+
+                assert ends.launcher.received == client.sent
+                assert client.received == ends.launcher.sent
+
+    asyncio.run(talk())
+
+
+@pytest.mark.usefixtures("impatient")
+def test_it_is_full_while_it_is_cut_and_free_afterwards() -> None:
+    async def talk() -> None:
+        with Ends() as ends:
+            async with Relay(ends.server.port) as relay:
+                client = ends.client(relay.endpoint)
+                await until(lambda: client.link.connected)
+                relay.cut()
+                for _ in range(70):
+                    ends.launcher.send(bytes(2**20))
+                assert ends.launcher.full == [True]
+
+                relay.mend()
+                await until(lambda: ends.launcher.full == [True, False])
+                await until(lambda: len(client.received) == 70)
+
+    asyncio.run(talk())
+
+
+# ---- who is let in ----
+
+
+class Stranger:
+    """A socket that knows the server's public key, and says what becomes of its connections."""
+
+    def __init__(self, server: LinkServer, keys: tuple[bytes, bytes] | None = None, name: bytes = b"99999999") -> None:
+        self._context: zmq.Context[Any] = zmq.Context()
+        self.socket = self._context.socket(zmq.DEALER)
+        self.socket.linger = 0
+        self.socket.routing_id = name
+        self.socket.curve_serverkey = server.public_key.encode()
+        self.socket.curve_publickey, self.socket.curve_secretkey = keys or zmq.curve_keypair()
+        self.socket.reconnect_ivl = 20
+        self._monitor = self.socket.get_monitor_socket()
+        self.socket.connect(f"tcp://127.0.0.1:{server.port}")
+
+    def events(self) -> Iterator[int]:
+        while self._monitor.poll(0):
+            yield recv_monitor_message(self._monitor)["event"]
+
+    def close(self) -> None:
+        self.socket.disable_monitor()
+        self._monitor.close()
+        self._context.destroy(0)
+
+
+_GONE = {zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_DISCONNECTED}
+
+
+async def _is_let_in(stranger: Stranger) -> bool:
+    """Whether a handshake succeeds; no is said when the server says it, or after several have failed."""
+    failures = 0
+    async with asyncio.timeout(30):
+        while True:
+            for event in stranger.events():
+                if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                    return True
+                if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                    return False
+                failures += event in _GONE
+            if failures >= 3:
+                return False
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("zap", ["running", "stopped"])
+def test_a_key_that_is_not_the_clients_is_not_let_in(zap: str) -> None:
+    async def knock() -> None:
+        with Ends() as ends:
+            if zap == "stopped":
+                ends.server._zap.close()
+            stranger = Stranger(ends.server)
+            try:
+                stranger.socket.send(b"anything")
+                assert not await _is_let_in(stranger)
+                assert ends.launcher.received == []
+                assert not ends.server.link.connected
+            finally:
+                stranger.close()
+
+    asyncio.run(knock())
+
+
+def test_nobody_new_is_let_in_when_the_handler_has_stopped() -> None:
+    async def knock() -> None:
+        with Ends() as ends:
+            right = Stranger(ends.server, ends.keys)
+            assert await _is_let_in(right)
+            right.close()
+
+            ends.server._zap.close()
+            late = Stranger(ends.server, ends.keys)
+            assert not await _is_let_in(late)
+            late.close()
+
+    asyncio.run(knock())
+
+
+def test_a_stranger_that_tries_does_not_disturb_the_client() -> None:
+    async def knock() -> None:
+        with Ends() as ends:
+            client = ends.client()
+            await until(lambda: client.link.connected)
+            stranger = Stranger(ends.server)
+            assert not await _is_let_in(stranger)
+            stranger.close()
+
+            client.send(b"one")
+            ends.launcher.send(b"two")
+            await until(lambda: ends.launcher.received == [b"one"] and client.received == [b"two"])
+
+    asyncio.run(knock())
+
+
+def test_an_older_connection_that_still_says_something_gets_no_answer() -> None:
+    async def talk() -> None:
+        with Ends() as ends:
+            old = Stranger(ends.server, ends.keys, b"00000001")
+            new = Stranger(ends.server, ends.keys, b"00000002")
+            try:
+                new.socket.send(_frame(Kind.HELLO, epoch=2))
+                await until(lambda: new.socket.poll(0))
+                assert new.socket.recv() == _frame(Kind.WELCOME, epoch=2)
+
+                old.socket.send(_frame(Kind.PING, epoch=1))
+                await asyncio.sleep(0.3)
+                ends.launcher.send(b"body")
+                await until(lambda: new.socket.poll(0))
+                assert new.socket.recv_multipart()[-1] == b"body"
+                assert not old.socket.poll(0)
+            finally:
+                old.close()
+                new.close()
+
+    asyncio.run(talk())
+
+
+def _frame(kind: Kind, epoch: int) -> bytes:
+    return struct.pack("!BBIIQQ", kind, 0, 0, epoch, 0, 0)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_client_tells_a_false_server() -> None:
+    async def knock() -> None:
+        other_key = zmq.curve_keypair()[0].decode()
+        with Ends() as ends:
+            async with Relay(ends.server.port) as relay:
+                client = ends.client(relay.endpoint, server_key=other_key)
+                client.send(b"a secret")
+                await until(lambda: relay.accepted >= 3)
+
+                assert not client.link.connected
+                assert ends.launcher.received == []
+
+    asyncio.run(knock())
+
+
+def test_a_client_without_encryption_is_not_let_in() -> None:
+    async def knock() -> None:
+        with Ends() as ends:
+            plain: zmq.Context[Any] = zmq.Context()
+            socket = plain.socket(zmq.DEALER)
+            socket.linger = 0
+            monitor = socket.get_monitor_socket()
+            socket.connect(f"tcp://127.0.0.1:{ends.server.port}")
+            socket.send(b"anything")
+            events: list[int] = []
+
+            def refused() -> bool:
+                while monitor.poll(0):
+                    events.append(recv_monitor_message(monitor)["event"])
+                return bool(_GONE.intersection(events))
+
+            await until(refused)
+            assert zmq.EVENT_HANDSHAKE_SUCCEEDED not in events
+            assert ends.launcher.received == []
+            socket.disable_monitor()
+            monitor.close()
+            plain.destroy(0)
+
+    asyncio.run(knock())
+
+
+def test_it_listens_in_the_range_that_it_is_given() -> None:
+    async def bind() -> None:
+        loop = asyncio.get_running_loop()
+        context: zmq.Context[Any] = zmq.Context()
+        key = zmq.curve_keypair()[0].decode()
+        with Ends() as ends:
+            taken = ends.server.port
+            with pytest.raises(zmq.ZMQError, match=f"no free port in {taken}-{taken}"):
+                LinkServer(
+                    loop,
+                    context,
+                    client_key=key,
+                    address="127.0.0.1",
+                    ports=range(taken, taken + 1),
+                    deliver=ends.launcher.take,
+                    on_full=ends.launcher.full.append,
+                )
+        context.destroy(0)
+
+    asyncio.run(bind())
+
+
+# ---- at rest ----
+
+
+@pytest.mark.parametrize("state", ["idle", "cut", "paused"])
+def test_a_link_at_rest_takes_no_cpu(state: str) -> None:
+    async def rest() -> None:
+        with Ends() as ends:
+            async with Relay(ends.server.port) as relay:
+                client = ends.client(relay.endpoint)
+                await until(lambda: client.link.connected and ends.server.link.connected)
+                if state != "idle":
+                    {"cut": relay.cut, "paused": relay.pause}[state]()
+                    for end in (client, ends.launcher):
+                        for _ in range(500):
+                            end.send(bytes(20_000))
+                await asyncio.sleep(0.5)
+
+                with nearly_no_cpu():
+                    await asyncio.sleep(1.0)
+
+    asyncio.run(rest())

@@ -1,0 +1,5 @@
+"""What the provisioners' tests share."""
+
+from tests.launcher.conftest import short
+
+__all__ = ["short"]

@@ -1,0 +1,659 @@
+"""The whole of it on this machine, through the clients that Jupyter has."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import pathlib
+import signal
+import stat
+import sys
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, cast
+
+import nbformat
+import pytest
+from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.manager import AsyncKernelManager, KernelManager
+from jupyter_client.multikernelmanager import AsyncMultiKernelManager
+from nbclient import NotebookClient
+from traitlets.config import Config
+
+from farkernel.provisioners.errors import (
+    FarkernelError,
+    ImportFailed,
+    KernelCommandMissing,
+    KernelFailed,
+    PythonMissing,
+    RequestError,
+)
+from tests.launcher import processes
+
+MARK = "FARKERNEL_TEST"
+IPYKERNEL = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+
+
+class Site:
+    """A user's kernelspecs and directories, and what is left of the kernels."""
+
+    def __init__(self, folder: pathlib.Path, short: pathlib.Path) -> None:
+        self.folder = folder
+        self.fronts = short / "fronts"
+        self.nodes = short / "nodes"
+        self.mark = uuid.uuid4().hex
+        for directory in (self.fronts, self.nodes):
+            directory.mkdir(mode=0o700)
+
+    def kernelspec(
+        self, argv: list[str] | None = None, *, env: dict[str, str] | None = None, **config: Any
+    ) -> pathlib.Path:
+        """Write the kernelspec `far`."""
+        file = self.folder / "kernels/far/kernel.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        config["launcher"] = {"directory": str(self.nodes), **config.get("launcher", {})}
+        spec = {
+            "argv": argv or IPYKERNEL,
+            "display_name": "Far",
+            "language": "python",
+            "env": env or {},
+            "metadata": {"kernel_provisioner": {"provisioner_name": "farkernel-local", "config": config}},
+        }
+        file.write_text(json.dumps(spec))
+        return file
+
+    def left(self) -> list[str]:
+        """Return what there is of processes, directories and sockets."""
+        pids = processes.with_variable(MARK, self.mark)
+        files = [*self.fronts.rglob("*"), *self.nodes.rglob("*")]
+        return [f"process {pid}: {processes.command(pid)!r}" for pid in pids] + [str(file) for file in files]
+
+    def assert_nothing_is_left(self) -> None:
+        deadline = time.monotonic() + 10
+        while left := self.left():
+            assert time.monotonic() < deadline, left
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def site(tmp_path: pathlib.Path, short: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A user's home; a test that leaves a process, a directory or a socket behind fails."""
+    site = Site(tmp_path / "jupyter", short)
+    site.kernelspec()
+    monkeypatch.setenv("JUPYTER_PATH", str(site.folder))
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(site.fronts))
+    monkeypatch.setenv(MARK, site.mark)
+    yield site
+    site.assert_nothing_is_left()
+    for directory in (site.fronts, site.nodes):
+        directory.rmdir()
+
+
+# ---- asynchronous ----
+
+
+class Notebook:
+    """A kernel and its client."""
+
+    def __init__(self, manager: AsyncKernelManager) -> None:
+        self.manager = manager
+        self.client: AsyncKernelClient = manager.client()
+        self.client.start_channels()
+
+    async def run(self, code: str, **options: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Run a cell; return its reply's content, and the messages of its output up to its idle."""
+        request = self.client.execute(code, **options)
+        return await self.result(request)
+
+    async def result(self, request: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Wait for a cell's reply and idle."""
+        reply, output = await asyncio.wait_for(asyncio.gather(self._reply(request), self._output(request)), 60)
+        return reply, output
+
+    async def text(self, code: str) -> str:
+        """Run a cell; return what it prints."""
+        reply, output = await self.run(code)
+        assert reply["status"] == "ok", reply
+        return _text(output)
+
+    async def _reply(self, request: str) -> dict[str, Any]:
+        while True:
+            message = await self.client.get_shell_msg()
+            if message["parent_header"].get("msg_id") == request:
+                content: dict[str, Any] = message["content"]
+                return content
+
+    async def _output(self, request: str) -> list[dict[str, Any]]:
+        output: list[dict[str, Any]] = []
+        while True:
+            message = await self.client.get_iopub_msg()
+            if message["parent_header"].get("msg_id") == request:
+                output.append(message)
+                if message["content"].get("execution_state") == "idle":
+                    return output
+
+
+def _text(output: list[dict[str, Any]], name: str = "stdout") -> str:
+    streams = (message["content"] for message in output if message["msg_type"] == "stream")
+    return "".join(content["text"] for content in streams if content["name"] == name)
+
+
+@contextlib.asynccontextmanager
+async def _notebook(**options: Any) -> AsyncIterator[Notebook]:
+    manager = AsyncKernelManager(kernel_name="far")
+    await manager.start_kernel(**options)
+    try:
+        notebook = Notebook(manager)
+        await notebook.client.wait_for_ready(timeout=60)
+        yield notebook
+    finally:
+        await manager.shutdown_kernel(now=True)
+        notebook.client.stop_channels()
+
+
+@pytest.mark.usefixtures("site")
+def test_a_cell_has_its_result_its_output_and_its_errors() -> None:
+    async def use() -> None:
+        async with _notebook() as notebook:
+            reply, output = await notebook.run("import sys\nprint('out')\nprint('err', file=sys.stderr)\n6 * 7")
+            assert reply["status"] == "ok"
+            assert (_text(output), _text(output, "stderr")) == ("out\n", "err\n")
+            (result,) = [message for message in output if message["msg_type"] == "execute_result"]
+            assert result["content"]["data"]["text/plain"] == "42"
+
+            reply, output = await notebook.run("1 / 0")
+            assert (reply["status"], reply["ename"]) == ("error", "ZeroDivisionError")
+            assert [message["msg_type"] for message in output].count("error") == 1
+
+    asyncio.run(use())
+
+
+# A kernel's own socket drops what its own I/O thread does not take in time, on a busy machine: hence the pauses.
+_COUNT = """
+import time
+for i in range({}):
+    print(i, flush=True)
+    if i % 200 == 0:
+        time.sleep(0.02)
+"""
+
+
+@pytest.mark.usefixtures("site")
+def test_no_line_of_ten_thousand_is_lost() -> None:
+    async def use() -> None:
+        async with _notebook() as notebook:
+            text = await notebook.text(_COUNT.format(10_000))
+            assert text.split() == [str(number) for number in range(10_000)]
+
+    asyncio.run(use())
+
+
+@pytest.mark.usefixtures("site")
+def test_much_output_arrives_whole() -> None:
+    async def use() -> None:
+        async with _notebook() as notebook:
+            text = await notebook.text("print('0123456789' * 2_000_000)")
+            assert text == "0123456789" * 2_000_000 + "\n"
+            await notebook.text("data = '0123456789' * 2_000_000")
+            reply, _ = await notebook.run("", user_expressions={"size": "len(data)"})
+            assert reply["user_expressions"]["size"]["data"]["text/plain"] == "20000000"
+
+    asyncio.run(use())
+
+
+@pytest.mark.usefixtures("site")
+def test_much_input_arrives_whole() -> None:
+    async def use() -> None:
+        async with _notebook() as notebook:
+            assert await notebook.text(f"print(len({'x' * 5_000_000!r}))") == "5000000\n"
+
+    asyncio.run(use())
+
+
+@pytest.mark.usefixtures("site")
+def test_a_cell_is_interrupted_and_the_kernel_lives_on() -> None:
+    async def use() -> None:
+        async with _notebook() as notebook:
+            await notebook.text("kept = 1")
+            request = notebook.client.execute("import time\ntime.sleep(600)")
+            await asyncio.sleep(0.3)
+            await notebook.manager.interrupt_kernel()
+            reply, _ = await notebook.result(request)
+            assert reply["ename"] == "KeyboardInterrupt"
+            assert await notebook.text("print(kept)") == "1\n"
+
+    asyncio.run(use())
+
+
+@pytest.mark.parametrize("now", [True, False])
+def test_a_restarted_kernel_is_new_and_clients_stay_connected(site: Site, now: bool) -> None:
+    async def use() -> None:
+        async with _notebook() as notebook:
+            await notebook.text("import os; kept = 1")
+            before = notebook.manager.get_connection_info()
+            fronts, old = list(site.fronts.iterdir()), await notebook.text("print(os.getpid())")
+
+            await notebook.manager.restart_kernel(now=now)
+            await notebook.client.wait_for_ready(timeout=60)
+
+            assert notebook.manager.get_connection_info() == before
+            assert list(site.fronts.iterdir()) == fronts
+            assert await notebook.text("print('kept' in dir())") == "False\n"
+            assert await notebook.text("import os; print(os.getpid())") != old
+            processes.wait_until_none_runs([int(old)])
+
+    asyncio.run(use())
+
+
+@pytest.mark.usefixtures("site")
+def test_a_cell_that_runs_at_a_restart_is_ended() -> None:
+    async def use() -> None:
+        async with _notebook() as notebook:
+            request = notebook.client.execute("import time\ntime.sleep(600)")
+            await asyncio.sleep(0.3)
+            await notebook.manager.restart_kernel(now=True)
+            reply, _ = await notebook.result(request)
+            assert reply["status"] in {"error", "aborted"}
+
+    asyncio.run(use())
+
+
+@pytest.mark.parametrize(
+    ("code", "how"),
+    [
+        ("import os; os._exit(3)", "exit code 3"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "signal SIGKILL"),
+    ],
+)
+@pytest.mark.usefixtures("site")
+def test_a_cell_that_ends_its_kernel_is_told_how_and_so_is_what_waits_behind_it(code: str, how: str) -> None:
+    async def use() -> None:
+        async with _notebook() as notebook:
+            first = notebook.client.execute(code)
+            second = notebook.client.execute("print('never')")
+
+            reply, output = await notebook.result(first)
+            assert (reply["status"], reply["ename"]) == ("error", "KernelDied")
+            assert how in reply["evalue"]
+            (error,) = [message["content"] for message in output if message["msg_type"] == "error"]
+            assert how in "".join(error["traceback"])
+
+            reply = (await notebook.client.get_shell_msg(timeout=60))["content"]
+            assert reply["status"] in {"error", "aborted"}
+            assert not await notebook.manager.is_alive()
+            assert second
+
+    asyncio.run(use())
+
+
+def _manager(managers: AsyncMultiKernelManager, kernel_id: str) -> AsyncKernelManager:
+    return cast("AsyncKernelManager", managers.get_kernel(kernel_id))  # its annotation names the other one
+
+
+@contextlib.asynccontextmanager
+async def _server() -> AsyncIterator[tuple[AsyncMultiKernelManager, str, Notebook]]:
+    """Have a kernel as a notebook server has it: with a restarter, and started before it is up."""
+    config = Config()
+    config.KernelRestarter.time_to_dead = 0.2
+    config.KernelRestarter.restart_limit = 3
+    managers = AsyncMultiKernelManager(
+        config=config, kernel_manager_class="jupyter_client.ioloop.AsyncIOLoopKernelManager"
+    )
+    kernel_id = await managers.start_kernel(kernel_name="far")
+    notebook = Notebook(_manager(managers, kernel_id))
+    try:
+        yield managers, kernel_id, notebook
+    finally:
+        await managers.shutdown_all(now=True)
+        notebook.client.stop_channels()
+
+
+@pytest.mark.usefixtures("site")
+def test_under_a_server_a_cell_that_is_run_at_once_waits_for_its_kernel() -> None:
+    async def use() -> None:
+        async with _server() as (_, _, notebook):
+            assert await notebook.text("print('out')") == "out\n"
+
+    asyncio.run(use())
+
+
+@pytest.mark.usefixtures("site")
+def test_under_a_server_a_kernel_that_dies_is_started_anew() -> None:
+    async def use() -> None:
+        async with _server() as (managers, kernel_id, notebook):
+            await notebook.text("kept = 1")
+            for _ in range(2):
+                reply, _ = await notebook.run("import os; os._exit(1)")
+                assert reply["ename"] == "KernelDied"
+
+                assert await notebook.text("print('kept' in dir())") == "False\n"
+                assert await _manager(managers, kernel_id).is_alive()
+
+    asyncio.run(use())
+
+
+def test_under_a_server_a_kernel_that_cannot_be_had_is_told_in_the_cell(site: Site) -> None:
+    async def use() -> None:
+        site.kernelspec(["sh", "-c", "sleep 0.5; echo broken >&2; exit 3"])
+        async with _server() as (_, _, notebook):
+            reply, output = await notebook.run("print('never')")
+            assert reply["ename"] == "KernelFailed"
+            assert "broken" in "".join(reply["traceback"])
+            assert [message["msg_type"] for message in output].count("error") == 1
+
+    asyncio.run(use())
+
+
+@pytest.mark.usefixtures("site")
+def test_three_kernels_of_one_server_do_not_meet() -> None:
+    async def use() -> None:
+        managers = AsyncMultiKernelManager()
+        names = [await managers.start_kernel(kernel_name="far") for _ in range(3)]
+        notebooks = [Notebook(_manager(managers, name)) for name in names]
+        for notebook, name in zip(notebooks, names, strict=True):
+            await notebook.text(f"name = {name!r}")
+        assert [await notebook.text("print(name)") for notebook in notebooks] == [f"{name}\n" for name in names]
+        await managers.shutdown_all()
+        for notebook in notebooks:
+            notebook.client.stop_channels()
+
+    asyncio.run(use())
+
+
+@pytest.mark.usefixtures("site")
+def test_widgets_can_talk_both_ways() -> None:
+    code = (
+        "def opened(comm, message):\n"
+        "    comm.on_msg(lambda m: comm.send({'echo': m['content']['data']}, buffers=m['buffers']))\n"
+        "    comm.send({'hello': message['content']['data']})\n"
+        "get_ipython().kernel.comm_manager.register_target('echo', opened)"
+    )
+
+    async def use() -> None:
+        async with _notebook() as notebook:
+            await notebook.text(code)
+            client = notebook.client
+
+            async def said() -> dict[str, Any]:
+                while True:
+                    message = await client.get_iopub_msg(timeout=60)
+                    if message["msg_type"] == "comm_msg":
+                        return dict(message)
+
+            opening = {"comm_id": "1", "target_name": "echo", "data": {"a": 1}}
+            client.shell_channel.send(client.session.msg("comm_open", opening))
+            assert (await said())["content"]["data"] == {"hello": {"a": 1}}
+
+            message = client.session.msg("comm_msg", {"comm_id": "1", "data": {"b": 2}})
+            client.session.send(client.shell_channel.socket, message, buffers=[b"\x00<IDS|MSG>\xff"])
+            answer = await said()
+            assert answer["content"]["data"] == {"echo": {"b": 2}}
+            assert [bytes(buffer) for buffer in answer["buffers"]] == [b"\x00<IDS|MSG>\xff"]
+
+    asyncio.run(use())
+
+
+def test_what_the_kernel_sees_of_the_environment(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = ("JUPYTER_TOKEN", "JUPYTERHUB_API_TOKEN", "JPY_API_TOKEN")
+    for name in secrets:
+        monkeypatch.setenv(name, "very-secret")
+    monkeypatch.setenv("OF_THE_USER", "1")
+    site.kernelspec(env={"OMP_NUM_THREADS": "68"})
+
+    async def use() -> None:
+        async with _notebook() as notebook:
+            text = await notebook.text("import json, os; print(json.dumps(dict(os.environ)))")
+            env = json.loads(text)
+            assert (env["OMP_NUM_THREADS"], env["OF_THE_USER"]) == ("68", "1")
+            assert not set(secrets) & set(env)
+            for pid in processes.with_variable(MARK, site.mark):
+                assert b"very-secret" not in processes.environ(pid)
+                key = notebook.manager.session.key
+                assert key not in processes.environ(pid) + processes.command(pid)
+
+    asyncio.run(use())
+
+
+@pytest.mark.usefixtures("site")
+def test_it_runs_where_the_notebook_is(tmp_path: pathlib.Path) -> None:
+    async def use() -> None:
+        async with _notebook(cwd=str(tmp_path)) as notebook:
+            assert await notebook.text("import os; print(os.getcwd())") == f"{tmp_path}\n"
+
+    asyncio.run(use())
+
+
+def test_only_the_user_can_reach_the_sockets(site: Site) -> None:
+    async def use() -> None:
+        async with _notebook() as notebook:
+            info = notebook.manager.get_connection_info()
+            assert info["transport"] == "ipc"
+            front = pathlib.Path(info["ip"]).parent
+            assert front.parent == site.fronts
+            assert stat.S_IMODE(front.stat().st_mode) == 0o700
+            assert [stat.S_IMODE(node.stat().st_mode) for node in site.nodes.iterdir()] == [0o700]
+
+    asyncio.run(use())
+
+
+def test_a_kernel_that_is_reached_by_tcp(site: Site) -> None:
+    site.kernelspec(kernel={"transport": "tcp"})
+
+    async def use() -> None:
+        async with _notebook() as notebook:
+            assert await notebook.text("print('out')") == "out\n"
+
+    asyncio.run(use())
+
+
+# ---- synchronous ----
+
+
+@contextlib.contextmanager
+def _console() -> Iterator[tuple[KernelManager, BlockingKernelClient]]:
+    manager = KernelManager(kernel_name="far")
+    manager.start_kernel()
+    client = manager.client()
+    try:
+        client.start_channels()
+        client.wait_for_ready(timeout=60)
+        yield manager, client
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+@pytest.mark.usefixtures("site")
+def test_a_blocking_client_runs_cells_and_answers_questions(capsys: pytest.CaptureFixture[str]) -> None:
+    with _console() as (_, client):
+        outputs: list[dict[str, Any]] = []
+        reply = client.execute_interactive(
+            "import sys\nname = input('name? ')\nprint('hello', name)\nprint('err', file=sys.stderr)",
+            stdin_hook=lambda message: client.input(f"answer to {message['content']['prompt']}"),
+            output_hook=outputs.append,
+            timeout=60,
+        )
+
+        assert reply["content"]["status"] == "ok"
+        assert _text(outputs) == "hello answer to name? \n"
+        assert _text(outputs, "stderr") == "err\n"
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.usefixtures("site")
+def test_a_blocking_client_interrupts_and_restarts() -> None:
+    with _console() as (manager, client):
+        timer = threading.Timer(0.5, manager.interrupt_kernel)
+        timer.start()
+        reply = client.execute_interactive(
+            "import time\nkept = 1\ntime.sleep(600)", timeout=60, output_hook=lambda message: None
+        )
+        timer.join()
+        assert reply["content"]["ename"] == "KeyboardInterrupt"
+
+        manager.restart_kernel()
+        client.wait_for_ready(timeout=60)
+        reply = client.execute_interactive("kept", timeout=60, output_hook=lambda message: None)
+        assert reply["content"]["ename"] == "NameError"
+        assert manager.is_alive()
+
+
+@pytest.mark.usefixtures("site")
+def test_messages_flow_while_a_blocking_client_does_nothing() -> None:
+    with _console() as (_, client):
+        client.execute(_COUNT.format(3000))
+        time.sleep(1.5)
+        lines: list[str] = []
+        while len(lines) < 3000:
+            message = client.get_iopub_msg(timeout=30)
+            if message["msg_type"] == "stream":
+                lines += message["content"]["text"].split()
+        assert lines == [str(number) for number in range(3000)]
+
+
+@pytest.mark.usefixtures("site")
+def test_a_notebook_is_run_by_nbclient() -> None:
+    cells = [nbformat.v4.new_code_cell(source) for source in ("a = 6", "print(a)\na * 7")]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+
+    NotebookClient(notebook, kernel_name="far", timeout=60).execute()
+
+    printed, result = notebook.cells[1].outputs
+    assert printed.text == "6\n"
+    assert result.data["text/plain"] == "42"
+
+
+def test_a_client_that_is_killed_leaves_nothing(site: Site) -> None:
+    code = (
+        "import sys\nfrom jupyter_client.manager import start_new_kernel\n"
+        "manager, client = start_new_kernel(kernel_name='far')\nprint('up', flush=True)\nsys.stdin.read()"
+    )
+
+    async def use() -> None:
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdin=pipe, stdout=pipe)
+        assert process.stdout
+        assert await asyncio.wait_for(process.stdout.readline(), 60) == b"up\n"
+        assert len(processes.with_variable(MARK, site.mark)) >= 3
+        process.send_signal(signal.SIGKILL)
+        await process.wait()
+
+    asyncio.run(use())
+    deadline = time.monotonic() + 20
+    while processes.with_variable(MARK, site.mark) or any(site.nodes.iterdir()):
+        assert time.monotonic() < deadline, "\n".join(site.left())
+        time.sleep(0.05)
+
+    (front,) = site.fronts.iterdir()
+    os.utime(front, (time.time() - 3600,) * 2)
+    with _console():
+        assert not front.exists()  # swept by the next
+
+
+# ---- failures ----
+
+
+def _fail(expected: type[FarkernelError]) -> FarkernelError:
+    """Start the kernel by both kinds of manager; return the error of the latter."""
+
+    async def start() -> None:
+        await AsyncKernelManager(kernel_name="far").start_kernel()
+
+    with pytest.raises(expected):
+        asyncio.run(start())
+    with pytest.raises(expected) as caught:
+        KernelManager(kernel_name="far").start_kernel()
+    assert type(caught.value) is expected
+    return caught.value
+
+
+def test_a_config_that_is_wrong_is_named_with_file_and_key(site: Site) -> None:
+    file = site.kernelspec(slurm={"acount": "m1234"}, kernel={"transport": "pigeon"})
+
+    text = str(_fail(RequestError))
+
+    assert f"{file}: slurm.acount" in text
+    assert "slurm.account" in text
+    assert f'{file}: kernel.transport: expected "auto", "ipc" or "tcp"' in text
+
+
+@pytest.mark.parametrize("command", ["no-such-kernel", "/no/such/kernel"])
+def test_a_kernel_command_that_does_not_exist_is_named(site: Site, command: str) -> None:
+    site.kernelspec([command, "-f", "{connection_file}"])
+
+    error = _fail(KernelCommandMissing)
+
+    assert "Far" in error.what
+    assert command in error.what
+    assert "argv" in error.hint
+
+
+def test_a_launchers_python_that_does_not_exist_is_named(site: Site) -> None:
+    site.kernelspec(launcher={"python": "/no/such/python"})
+
+    error = _fail(PythonMissing)
+
+    assert "/no/such/python" in error.what
+    assert "launcher.python" in error.hint
+
+
+def test_a_launchers_python_without_pyzmq_is_named(site: Site, tmp_path: pathlib.Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    python.chmod(0o755)
+    site.kernelspec(launcher={"python": str(python)})
+
+    error = _fail(ImportFailed)
+
+    assert str(python) in error.what
+    assert "zmq" in error.said
+
+
+def test_a_kernel_that_ends_at_once_is_quoted(site: Site) -> None:
+    site.kernelspec(["sh", "-c", "echo first words; echo its last words >&2; exit 3"])
+
+    error = _fail(KernelFailed)
+
+    assert "exit code 3" in error.what
+    assert "its last words" in error.said
+
+
+def test_a_kernel_that_never_answers_is_given_up(site: Site) -> None:
+    site.kernelspec(["sleep", "600"], launcher={"start_timeout": "1s"})
+
+    assert "did not answer" in _fail(KernelFailed).what
+
+
+def test_a_directory_of_the_kernelspec_that_does_not_exist_is_named(site: Site) -> None:
+    site.kernelspec(kernel={"cwd": "/no/such/directory"})
+
+    error = _fail(KernelFailed)
+
+    assert "/no/such/directory" in error.what
+    assert "kernel.cwd" in error.hint
+
+
+def test_after_a_failure_the_same_kernel_can_be_started(site: Site) -> None:
+    site.kernelspec(["no-such-kernel"])
+    _fail(KernelCommandMissing)
+    site.kernelspec()
+
+    with _console() as (_, client):
+        assert client.execute_interactive("1", timeout=60, output_hook=lambda message: None)
+
+
+def test_nothing_secret_is_logged(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    site.kernelspec()
+
+    with _console() as (manager, _):
+        key = manager.session.key.decode()
+
+    assert key
+    assert key not in caplog.text

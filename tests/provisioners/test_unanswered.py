@@ -1,0 +1,128 @@
+"""Whatever a client has asked is answered, once, if not by the kernel."""
+
+from typing import Any
+
+import pytest
+from jupyter_client.session import Session
+
+from farkernel.launcher import wire
+from farkernel.launcher.protocol import Channel
+from farkernel.provisioners.unanswered import Problem, Request, Unanswered, answers
+
+KEY = b"key"
+CLIENT = Session(key=KEY)
+KERNEL = Session(key=KEY)
+PROBLEM = Problem("KernelDied", "it has ended", ["line 1", "line 2"])
+
+
+def _ask(unanswered: Unanswered, msg_type: str = "execute_request", channel: Channel = Channel.SHELL) -> Any:
+    request = CLIENT.msg(msg_type, {"code": "1"})
+    message = wire.parse(CLIENT.serialize(request, ident=[b"client"]))
+    assert message
+    unanswered.sent(channel, message)
+    return request
+
+
+def _reply(unanswered: Unanswered, request: Any) -> None:
+    reply = KERNEL.msg("execute_reply", {"status": "ok"}, parent=request)
+    unanswered.answered(KERNEL.serialize(reply, ident=[b"client"]))
+
+
+def _ids(requests: list[Request]) -> list[str]:
+    return [request.message.id for request in requests]
+
+
+def test_what_has_its_reply_is_not_answered_again() -> None:
+    unanswered = Unanswered()
+    first, second, third = (_ask(unanswered) for _ in range(3))
+
+    _reply(unanswered, second)
+
+    assert _ids(unanswered.take()) == [first["msg_id"], third["msg_id"]]
+    assert unanswered.take() == []
+
+
+def test_the_cell_that_runs_is_the_oldest() -> None:
+    unanswered = Unanswered()
+    assert unanswered.running() is None
+    _ask(unanswered, "complete_request")
+    assert unanswered.running() is None
+    first, second = _ask(unanswered), _ask(unanswered)
+
+    assert _ids([unanswered.running()]) == [first["msg_id"]]  # type: ignore[list-item]
+    _reply(unanswered, first)
+    assert _ids([unanswered.running()]) == [second["msg_id"]]  # type: ignore[list-item]
+
+
+def test_cells_can_be_taken_alone() -> None:
+    unanswered = Unanswered()
+    info, cell = _ask(unanswered, "kernel_info_request"), _ask(unanswered)
+
+    assert _ids(unanswered.take(executes_only=True)) == [cell["msg_id"]]
+    assert _ids(unanswered.take()) == [info["msg_id"]]
+
+
+@pytest.mark.parametrize("msg_type", ["comm_msg", "comm_open", "input_reply", ""])
+def test_what_has_no_reply_is_not_waited_for(msg_type: str) -> None:
+    unanswered = Unanswered()
+    _ask(unanswered, msg_type)
+
+    assert unanswered.take() == []
+
+
+def test_what_is_no_reply_changes_nothing() -> None:
+    unanswered = Unanswered()
+    request = _ask(unanswered)
+    unanswered.answered([b"nonsense"])
+    _reply(unanswered, CLIENT.msg("execute_request"))
+
+    assert _ids(unanswered.take()) == [request["msg_id"]]
+
+
+def _answers(msg_type: str, channel: Channel = Channel.SHELL, *, aborted: bool = False) -> list[tuple[Channel, Any]]:
+    """Return what a client reads when one request is answered in the kernel's place."""
+    unanswered = Unanswered()
+    request = _ask(unanswered, msg_type, channel)
+    (open_one,) = unanswered.take()
+    read = []
+    for where, frames in answers(wire.Signer(KEY, "hmac-sha256"), open_one, PROBLEM, aborted=aborted):
+        identities, rest = CLIENT.feed_identities(frames)
+        message = CLIENT.deserialize(rest)
+        assert message["parent_header"]["msg_id"] == request["msg_id"]
+        assert identities == ([] if where == Channel.IOPUB else [b"client"])
+        read.append((where, message))
+    return read
+
+
+def test_a_cell_gets_its_error_its_reply_and_its_idle() -> None:
+    error, reply, idle = _answers("execute_request")
+
+    assert (error[0], error[1]["msg_type"]) == (Channel.IOPUB, "error")
+    told = {"ename": "KernelDied", "evalue": "it has ended", "traceback": ["line 1", "line 2"]}
+    assert error[1]["content"] == told
+    assert (reply[0], reply[1]["msg_type"]) == (Channel.SHELL, "execute_reply")
+    assert reply[1]["content"] == told | {
+        "status": "error",
+        "execution_count": 0,
+        "payload": [],
+        "user_expressions": {},
+    }
+    assert (idle[0], idle[1]["content"]) == (Channel.IOPUB, {"execution_state": "idle"})
+
+
+def test_a_cell_that_was_never_begun_is_aborted_without_an_error() -> None:
+    reply, idle = _answers("execute_request", aborted=True)
+
+    assert reply[1]["content"]["status"] == "aborted"
+    assert idle[1]["content"] == {"execution_state": "idle"}
+
+
+def test_another_request_gets_its_own_reply_where_it_was_asked() -> None:
+    reply, idle = _answers("debug_request", Channel.CONTROL)
+
+    assert (reply[0], reply[1]["msg_type"], reply[1]["content"]["status"]) == (Channel.CONTROL, "debug_reply", "error")
+    assert idle[1]["content"] == {"execution_state": "idle"}
+
+
+def test_a_problem_always_shows_something() -> None:
+    assert Problem("Name", "a sentence").content["traceback"] == ["a sentence"]
