@@ -22,7 +22,14 @@ def test_the_templates_have_these_names() -> None:
 def test_a_template_is_a_kernelspec_that_jupyter_and_farkernel_take(name: str) -> None:
     template = load_template(name)
 
-    assert template.spec["argv"] == ["python3", "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    assert template.spec["argv"] == [
+        "python3",
+        "-Xfrozen_modules=off",
+        "-m",
+        "ipykernel_launcher",
+        "-f",
+        "{connection_file}",
+    ]
     assert template.spec["language"] == "python"
     assert template.spec["interrupt_mode"] == "signal"
     assert template.spec["metadata"]["debugger"] is True

@@ -13,7 +13,7 @@ from zmq.utils.monitor import recv_monitor_message
 from farkernel.launcher import endpoints
 from farkernel.launcher.endpoints import LinkServer
 from farkernel.launcher.link import Kind
-from tests.launcher.ends import Ends, nearly_no_cpu, until
+from tests.launcher.ends import Ends, assert_at_rest, until
 from tests.launcher.relay import Relay
 
 
@@ -285,7 +285,6 @@ def test_a_link_at_rest_takes_no_cpu(state: str) -> None:
                             end.send(bytes(20_000))
                 await asyncio.sleep(0.5)
 
-                with nearly_no_cpu():
-                    await asyncio.sleep(1.0)
+                await assert_at_rest()
 
     asyncio.run(rest())

@@ -8,7 +8,7 @@ import pytest
 import zmq
 
 from farkernel.launcher.sockets import BATCH, LoopSocket
-from tests.launcher.ends import nearly_no_cpu, until
+from tests.launcher.ends import assert_at_rest, until
 
 
 class Line:
@@ -75,8 +75,7 @@ def test_while_it_is_paused_messages_wait_without_taking_cpu(tmp_path: pathlib.P
                 line.sender.send(b"more")
             await asyncio.sleep(0.1)
 
-            with nearly_no_cpu():
-                await asyncio.sleep(1.0)
+            await assert_at_rest()
             assert line.received == [b"first"]
 
             line.socket.resume()

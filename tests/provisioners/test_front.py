@@ -15,7 +15,7 @@ import zmq
 
 from farkernel.launcher.protocol import PORT_NAMES, Channel
 from farkernel.provisioners.front import Front, Publisher, runtime_directory
-from tests.launcher.ends import nearly_no_cpu, until
+from tests.launcher.ends import assert_at_rest, until
 
 CONTEXT_TIMEOUT = 30
 
@@ -299,8 +299,7 @@ def test_requests_that_are_held_wait_and_control_passes(short: pathlib.Path) -> 
             control.send(b"interrupt")
             await until(lambda: control.poll(0))
             await asyncio.sleep(0.1)
-            with nearly_no_cpu():
-                await asyncio.sleep(1.0)
+            await assert_at_rest()
             assert [channel for channel, _ in fronted.requests] == [Channel.CONTROL]
 
             fronted.front.hold_requests(False)

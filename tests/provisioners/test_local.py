@@ -211,7 +211,7 @@ def test_much_output_arrives_whole() -> None:
 def test_much_input_arrives_whole() -> None:
     async def use() -> None:
         async with _notebook() as notebook:
-            assert await notebook.text(f"print(len({'x' * 5_000_000!r}))") == "5000000\n"
+            assert await notebook.text(f"print(len({'x' * 2_000_000!r}))") == "2000000\n"
 
     asyncio.run(use())
 
@@ -286,7 +286,9 @@ def test_a_cell_that_ends_its_kernel_is_told_how_and_so_is_what_waits_behind_it(
 
             reply = (await notebook.client.get_shell_msg(timeout=60))["content"]
             assert reply["status"] in {"error", "aborted"}
-            assert not await notebook.manager.is_alive()
+            async with asyncio.timeout(30):  # the cell is told before the server is
+                while await notebook.manager.is_alive():
+                    await asyncio.sleep(0.02)
             assert second
 
     asyncio.run(use())

@@ -212,7 +212,7 @@ class Client:
                     async with asyncio.timeout(0.5):
                         await self.until(lambda: self.published)
         finally:
-            shell.close()
+            shell.close(linger=0)
 
 
 @contextlib.asynccontextmanager
@@ -237,6 +237,8 @@ async def server() -> AsyncIterator[AsyncMappingKernelManager]:
         yield manager
     finally:
         await manager.shutdown_all(now=True)
+        # left to the garbage collector it would wait, without end, for messages to kernels that are gone
+        manager.context.destroy(linger=0)
 
 
 def slurm(*argv: str) -> str:

@@ -1,0 +1,287 @@
+"""A user's laptop: a JupyterLab that gets its kernels from a gateway, and what a browser makes of it.
+
+`python gateway_laptop.py < request.json`, where the request is `{"story": NAME, "gateway": URL, "token": TOKEN, ...}`;
+what was seen is JSON on standard output. It judges nothing.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
+from tornado.websocket import WebSocketClientConnection, websocket_connect
+
+Message = dict[str, Any]
+
+_PATIENCE = 60.0
+_KERNEL = "cori-knl"
+_NOTEBOOK = "work.ipynb"
+_JOB = "import os; print(os.environ['SLURM_JOB_ID'])"
+
+
+# ---- JupyterLab ----
+
+
+class Lab:
+    """The server on the laptop's loopback, as a browser reaches it."""
+
+    def __init__(self, port: int, token: str) -> None:
+        self._place = f"127.0.0.1:{port}"
+        self._headers = {"Authorization": f"token {token}"}
+
+    async def fetch(self, path: str, method: str = "GET", body: Message | None = None) -> HTTPResponse:
+        request = HTTPRequest(
+            f"http://{self._place}{path}",
+            method=method,
+            headers=self._headers,
+            body=None if body is None else json.dumps(body),
+            allow_nonstandard_methods=True,  # a POST without a body
+            request_timeout=_PATIENCE,
+        )
+        return await AsyncHTTPClient().fetch(request)
+
+    async def get(self, path: str) -> Any:
+        return json.loads((await self.fetch(path)).body)
+
+    @contextlib.asynccontextmanager
+    async def notebook(self) -> AsyncIterator["Notebook"]:
+        """Open a notebook, which starts its kernel; closing it ends the kernel."""
+        wanted = {"path": _NOTEBOOK, "name": _NOTEBOOK, "type": "notebook", "kernel": {"name": _KERNEL}}
+        session = json.loads((await self.fetch("/api/sessions", "POST", wanted)).body)
+        try:
+            kernel_id = session["kernel"]["id"]
+            path = f"/api/kernels/{kernel_id}/channels?session_id={uuid.uuid4()}"
+            connection = await websocket_connect(HTTPRequest(f"ws://{self._place}{path}", headers=self._headers))
+            notebook = Notebook(self, kernel_id, connection)
+            reading = asyncio.create_task(notebook.read())
+            try:
+                yield notebook
+            finally:
+                reading.cancel()
+                connection.close()
+        finally:
+            await self.fetch(f"/api/sessions/{session['id']}", "DELETE")
+
+    async def ready(self) -> None:
+        async with asyncio.timeout(_PATIENCE):
+            while True:
+                with contextlib.suppress(OSError):
+                    await self.fetch("/api/status")
+                    return
+                await asyncio.sleep(0.1)
+
+
+@contextlib.contextmanager
+def jupyterlab(gateway: str, token: str) -> Iterator[Lab]:
+    """Start JupyterLab with nothing on the laptop that it could know of kernels."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    own = secrets.token_hex(16)
+    with tempfile.TemporaryDirectory(prefix="laptop-") as home, Path(home, "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", f"--gateway-url={gateway}"],
+            cwd=home,
+            env={**os.environ, "HOME": home, "JUPYTER_TOKEN": own, "JUPYTER_GATEWAY_AUTH_TOKEN": token},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            yield Lab(port, own)
+        except BaseException:
+            print(Path(home, "log").read_text(errors="replace")[-10_000:], file=sys.stderr)
+            raise
+        finally:
+            process.terminate()
+            try:
+                process.wait(_PATIENCE)
+            finally:
+                process.kill()
+                process.wait()
+
+
+# ---- a notebook in it ----
+
+
+class Cell:
+    """One execution: what was published for it, and its reply."""
+
+    def __init__(self, notebook: "Notebook") -> None:
+        self.messages: list[Message] = []
+        self._notebook = notebook
+
+    @property
+    def stdout(self) -> str:
+        return "".join(content["text"] for content in self.contents("stream") if content["name"] == "stdout")
+
+    @property
+    def errors(self) -> list[str]:
+        return [f"{content['ename']}: {content['evalue']}" for content in self.contents("error")]
+
+    @property
+    def kinds(self) -> list[str]:
+        return [message["header"]["msg_type"] for message in self.messages]
+
+    def contents(self, kind: str) -> list[Message]:
+        return [message["content"] for message in self.messages if message["header"]["msg_type"] == kind]
+
+    async def prints(self, text: str) -> None:
+        await self._notebook.until(lambda: text in self.stdout)
+
+    async def shows(self) -> list[str]:
+        """Wait until something is displayed, and return it."""
+        await self._notebook.until(lambda: self.contents("display_data"))
+        return [content["data"]["text/plain"] for content in self.contents("display_data")]
+
+    async def done(self) -> "Cell":
+        """Wait until it has its reply and the kernel is idle."""
+        idle = {"execution_state": "idle"}
+        await self._notebook.until(lambda: self.contents("execute_reply") and idle in self.contents("status"))
+        return self
+
+
+class Notebook:
+    """What a browser's page knows of one kernel: a websocket with all channels, and the kernel's REST."""
+
+    def __init__(self, lab: Lab, kernel_id: str, connection: WebSocketClientConnection) -> None:
+        self._lab = lab
+        self._path = f"/api/kernels/{kernel_id}"
+        self._connection = connection
+        self._session = str(uuid.uuid4())
+        self._cells: dict[str, Cell] = {}
+        self._answer = ""
+        self._news = asyncio.Event()
+
+    async def send(self, code: str, answer: str = "") -> Cell:
+        """Run a cell without waiting for it; `answer` is what the user types when asked."""
+        self._answer = answer
+        content = {
+            "code": code,
+            "silent": False,
+            "store_history": True,
+            "user_expressions": {},
+            "allow_stdin": True,
+            "stop_on_error": True,
+        }
+        message_id = str(uuid.uuid4())
+        cell = self._cells[message_id] = Cell(self)
+        await self._write("shell", "execute_request", content, message_id)
+        return cell
+
+    async def run(self, code: str, answer: str = "") -> Cell:
+        """Run a cell to its end."""
+        return await (await self.send(code, answer)).done()
+
+    async def press(self, button: str) -> None:
+        """Press `interrupt` or `restart`."""
+        await self._lab.fetch(f"{self._path}/{button}", "POST")
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait until something is so; looked at whenever a message has come."""
+        async with asyncio.timeout(_PATIENCE):
+            while not condition():
+                self._news.clear()
+                await self._news.wait()
+
+    async def read(self) -> None:
+        """Take whatever comes, until the connection ends."""
+        while text := await self._connection.read_message():
+            message = json.loads(text)
+            if message["header"]["msg_type"] == "input_request":
+                await self._write("stdin", "input_reply", {"value": self._answer}, str(uuid.uuid4()))
+            if cell := self._cells.get(message["parent_header"].get("msg_id", "")):
+                cell.messages.append(message)
+            self._news.set()
+
+    async def _write(self, channel: str, kind: str, content: Message, message_id: str) -> None:
+        header = {
+            "msg_id": message_id,
+            "msg_type": kind,
+            "session": self._session,
+            "username": "alice",
+            "date": "",
+            "version": "5.4",
+        }
+        message = {"channel": channel, "header": header, "parent_header": {}, "metadata": {}, "content": content}
+        await self._connection.write_message(json.dumps({**message, "buffers": []}))
+
+
+# ---- what the user does ----
+
+
+async def work(lab: Lab, request: Mapping[str, Any]) -> Message:
+    """Look at the launcher, then do with a kernel what one does with a kernel."""
+    spec = (await lab.get("/api/kernelspecs"))["kernelspecs"][_KERNEL]
+    logo = await lab.fetch(spec["resources"]["logo-svg"])
+    async with lab.notebook() as notebook:
+        where = await notebook.run("import socket; x = 1; print(socket.gethostname())")
+        job = await notebook.run(_JOB)
+        asked = await notebook.run("print('hello', input('who? '))", answer="alice")
+        sleeper = await notebook.send("import time; print('sleeps', flush=True); time.sleep(600)")
+        await sleeper.prints("sleeps")
+        await notebook.press("interrupt")
+        await sleeper.done()
+        kept = await notebook.run("print(x)")
+        await notebook.press("restart")
+        lost = await notebook.run("print(x)")
+        job_then = await notebook.run(_JOB)
+    return {
+        "name": spec["spec"]["display_name"],
+        "logo": [logo.headers["Content-Type"], logo.body.decode()],
+        "where": where.stdout,
+        "jobs": [job.stdout.strip(), job_then.stdout.strip()],
+        "prompts": [content["prompt"] for content in asked.contents("input_request")],
+        "asked": asked.stdout,
+        "interrupted": sleeper.errors,
+        "kept": kept.stdout,
+        "lost": lost.errors,
+        "left": await lab.get("/api/kernels"),
+    }
+
+
+async def wait(lab: Lab, request: Mapping[str, Any]) -> Message:
+    """Start a kernel whose job has to wait, run a cell at once, and ring `request["bell"]` when it shows something."""
+    async with lab.notebook() as notebook:
+        listed = await lab.get("/api/kernels")
+        cell = await notebook.send("print('mine')")
+        shown = await cell.shows()
+        _, bell = await asyncio.open_connection(*request["bell"])
+        bell.close()
+        await cell.done()
+    return {
+        "listed": [kernel["name"] for kernel in listed],
+        "shown": shown,
+        "kinds": cell.kinds,
+        "stdout": cell.stdout,
+        "errors": cell.errors,
+        "left": await lab.get("/api/kernels"),
+    }
+
+
+STORIES = {"work": work, "wait": wait}
+
+
+async def tell(lab: Lab, request: Mapping[str, Any]) -> Message:
+    await lab.ready()
+    return await STORIES[request["story"]](lab, request)
+
+
+def main() -> None:
+    request = json.load(sys.stdin)
+    with jupyterlab(request["gateway"], request["token"]) as lab:
+        saw = asyncio.run(tell(lab, request))
+    print(json.dumps(saw))
+
+
+if __name__ == "__main__":
+    main()

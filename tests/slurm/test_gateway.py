@@ -1,0 +1,153 @@
+"""JupyterLab on a laptop, the kernels on the cluster: what `--gateway-url` leads to is a server on the login node."""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster import Site
+from tests.cluster.site import HOSTS, LOGIN
+from tests.slurm import gateway_laptop
+from tests.slurm.browser.slurm import Occupation
+from tests.slurm.helpers import PATIENCE, Specs, eventually, jobs
+
+ADDRESS = HOSTS[LOGIN].address
+
+# argv without address and port, the options for these, and the variable that takes the token
+JUPYTER_SERVER = (["server", "--no-browser"], "--ServerApp", "JUPYTER_TOKEN")
+KERNEL_GATEWAY = (
+    ["kernelgateway", "--JupyterWebsocketPersonality.list_kernels=True"],
+    "--KernelGatewayApp",
+    "KG_AUTH_TOKEN",
+)
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """What the laptop's user has to know of it."""
+
+    url: str
+    token: str
+
+
+@pytest.fixture(params=[JUPYTER_SERVER, KERNEL_GATEWAY], ids=["jupyter_server", "kernel_gateway"])
+def gateway(request: pytest.FixtureRequest, specs: Specs, tmp_path: Path) -> Iterator[Gateway]:
+    """A server of alice's on the login node, where the laptop reaches it, with our kernelspec."""
+    specs("cori-knl")
+    arguments, application, variable = request.param
+    with socket.create_server((ADDRESS, 0)) as free:
+        port = free.getsockname()[1]
+    offered = Gateway(f"http://{ADDRESS}:{port}", secrets.token_hex(16))
+    log = tmp_path / "gateway.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "jupyter", *arguments, f"{application}.ip={ADDRESS}", f"{application}.port={port}"],
+            cwd=tmp_path,
+            env={**os.environ, variable: offered.token},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        wait_for(offered, process)
+        yield offered
+    finally:
+        process.terminate()
+        try:
+            process.wait(PATIENCE)
+        finally:
+            process.kill()
+            process.wait()
+            print(log.read_text(errors="replace")[-10_000:])  # pytest shows it when the test has failed
+
+
+def wait_for(gateway: Gateway, process: subprocess.Popen[bytes]) -> None:
+    request = urllib.request.Request(f"{gateway.url}/api", headers={"Authorization": f"token {gateway.token}"})
+    deadline = time.monotonic() + PATIENCE
+    while process.poll() is None:
+        assert time.monotonic() < deadline, "the gateway does not answer"
+        with contextlib.suppress(urllib.error.URLError), urllib.request.urlopen(request, timeout=PATIENCE):
+            return
+        time.sleep(0.1)
+    pytest.fail("the gateway has ended")
+
+
+@pytest.fixture
+def full(cluster: Site) -> Iterator[Occupation]:
+    """Let another user have all the KNL nodes."""
+    occupation = Occupation(cluster)
+    yield occupation
+    occupation.end()
+
+
+async def on_laptop(cluster: Site, story: str, gateway: Gateway, **details: object) -> dict[str, Any]:
+    """Let alice do something with JupyterLab on her laptop, and return what she saw."""
+    request = json.dumps({"story": story, "gateway": gateway.url, "token": gateway.token, **details})
+    argv = [sys.executable, "-B", gateway_laptop.__file__]
+    done = await asyncio.to_thread(cluster.run, "laptop", "alice", argv, request, None, 2.5 * PATIENCE)
+    assert done.returncode == 0, done.stderr
+    saw: dict[str, Any] = json.loads(done.stdout)
+    return saw
+
+
+async def test_a_laptops_lab_works_with_the_clusters_kernel(cluster: Site, gateway: Gateway) -> None:
+    saw = await on_laptop(cluster, "work", gateway)
+    assert saw["name"] == "Cori KNL"
+    kind, logo = saw["logo"]
+    assert kind.startswith("image/svg+xml")
+    assert "<svg" in logo
+    assert re.fullmatch(r"nid023\d\d\n", saw["where"])
+    assert saw["prompts"] == ["who? "]
+    assert saw["asked"] == "hello alice\n"
+    assert saw["interrupted"] == ["KeyboardInterrupt: "]
+    assert saw["kept"] == "1\n"
+    assert saw["lost"] == ["NameError: name 'x' is not defined"]
+    job, job_after_restart = saw["jobs"]
+    assert job.isdecimal()
+    assert job_after_restart == job
+    assert saw["left"] == []
+    await eventually(lambda: not jobs())
+
+
+async def test_a_laptops_lab_need_not_wait_for_the_queue(cluster: Site, full: Occupation, gateway: Gateway) -> None:
+    seen = asyncio.Event()
+
+    def ring(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.set()
+        writer.close()
+
+    async with await asyncio.start_server(ring, ADDRESS, 0) as bell:
+        place = bell.sockets[0].getsockname()
+        story = asyncio.create_task(on_laptop(cluster, "wait", gateway, bell=place))
+        # the cell could be sent because the request for the kernel has been answered
+        ringing = asyncio.create_task(seen.wait())
+        await asyncio.wait([story, ringing], timeout=2 * PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        ringing.cancel()
+        pending, running = jobs("PENDING"), jobs("CONFIGURING,RUNNING")
+        await asyncio.to_thread(full.end)
+        saw = await story
+    assert seen.is_set()
+    assert len(pending) == 1
+    assert running == []
+    assert saw["listed"] == ["cori-knl"]
+    assert saw["shown"][0].startswith(f"Slurm job {pending[0]} PENDING")
+    assert saw["errors"] == []
+    assert saw["stdout"] == "mine\n"
+    kinds = saw["kinds"]
+    assert kinds.index("display_data") < kinds.index("clear_output") < kinds.index("stream")
+    assert saw["left"] == []
+    await eventually(lambda: not jobs())
