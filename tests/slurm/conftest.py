@@ -16,6 +16,7 @@ from farkernel.kernelspecs.install import install
 from farkernel.kernelspecs.templates import Settings, apply_settings, load_template
 from tests.cluster import Site
 from tests.slurm.helpers import PATIENCE, Specs
+from tests.slurm.squeue import Occupation
 
 _DIRECTORIES = "find /tmp/farkernel-* /dev/shm/farkernel-* /run/user/*/farkernel-* 2>/dev/null"
 _FADING = 20.0
@@ -74,3 +75,11 @@ def specs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_directories_left: 
         return install(dataclasses.replace(chosen, spec=spec), name=name, prefix=tmp_path, replace=True).name
 
     return add
+
+
+@pytest.fixture
+def no_free_knl(cluster: Site) -> Iterator[Occupation]:
+    """Somebody else has all knl nodes, until the test ends that."""
+    occupation = Occupation(cluster)
+    yield occupation
+    occupation.end()

@@ -22,8 +22,8 @@ import pytest
 from tests.cluster import Site
 from tests.cluster.site import HOSTS, LOGIN
 from tests.slurm import gateway_laptop
-from tests.slurm.browser.slurm import Occupation
 from tests.slurm.helpers import PATIENCE, Specs, eventually, jobs
+from tests.slurm.squeue import Occupation
 
 ADDRESS = HOSTS[LOGIN].address
 
@@ -86,14 +86,6 @@ def wait_for(gateway: Gateway, process: subprocess.Popen[bytes]) -> None:
     pytest.fail("the gateway has ended")
 
 
-@pytest.fixture
-def full(cluster: Site) -> Iterator[Occupation]:
-    """Let another user have all the KNL nodes."""
-    occupation = Occupation(cluster)
-    yield occupation
-    occupation.end()
-
-
 async def on_laptop(cluster: Site, story: str, gateway: Gateway, **details: object) -> dict[str, Any]:
     """Let alice do something with JupyterLab on her laptop, and return what she saw."""
     request = json.dumps({"story": story, "gateway": gateway.url, "token": gateway.token, **details})
@@ -123,7 +115,9 @@ async def test_a_laptops_lab_works_with_the_clusters_kernel(cluster: Site, gatew
     await eventually(lambda: not jobs())
 
 
-async def test_a_laptops_lab_need_not_wait_for_the_queue(cluster: Site, full: Occupation, gateway: Gateway) -> None:
+async def test_a_laptops_lab_need_not_wait_for_the_queue(
+    cluster: Site, no_free_knl: Occupation, gateway: Gateway
+) -> None:
     seen = asyncio.Event()
 
     def ring(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -138,7 +132,7 @@ async def test_a_laptops_lab_need_not_wait_for_the_queue(cluster: Site, full: Oc
         await asyncio.wait([story, ringing], timeout=2 * PATIENCE, return_when=asyncio.FIRST_COMPLETED)
         ringing.cancel()
         pending, running = jobs("PENDING"), jobs("CONFIGURING,RUNNING")
-        await asyncio.to_thread(full.end)
+        await asyncio.to_thread(no_free_knl.end)
         saw = await story
     assert seen.is_set()
     assert len(pending) == 1

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -14,32 +14,10 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 
 from farkernel.provisioners.errors import JobFailed, QueueTimeout
-from tests.cluster import Site
 from tests.slurm.helpers import Client, Specs, eventually, jobs, server, slurm
+from tests.slurm.squeue import Occupation
 
-pytestmark = pytest.mark.usefixtures("cluster", "full")
-
-
-class Full:
-    """Another user's job that holds every knl node."""
-
-    def __init__(self, cluster: Site) -> None:
-        self._cluster = cluster
-        argv = ["sbatch", "--parsable", "-C", "knl", "-N2", "-t", "30", "-o", "/dev/null", "--wrap=sleep 1800"]
-        self._job = cluster.run("cori01", "bob", argv).stdout.strip()
-
-    def release(self) -> None:
-        self._cluster.run("cori01", "bob", ["scancel", self._job])
-
-
-@pytest.fixture
-def full(cluster: Site) -> Iterator[Full]:
-    other = Full(cluster)
-    argv = ["squeue", "-h", "-u", "bob", "-t", "R", "-o", "%i"]
-    while not cluster.run("cori01", "bob", argv).stdout.strip():
-        pass
-    yield other
-    other.release()
+pytestmark = pytest.mark.usefixtures("cluster", "no_free_knl")
 
 
 @contextlib.asynccontextmanager
@@ -52,7 +30,7 @@ async def pending(name: str) -> AsyncIterator[tuple[AsyncMappingKernelManager, s
             yield manager, kernel_id, client
 
 
-async def test_the_cell_shows_the_queue_and_then_its_own_result(specs: Specs, full: Full) -> None:
+async def test_the_cell_shows_the_queue_and_then_its_own_result(specs: Specs, no_free_knl: Occupation) -> None:
     async with pending(specs()) as (_, _, client):
         cell = client.send("print('mine')")
         await cell.has("update_display_data")
@@ -60,31 +38,31 @@ async def test_the_cell_shows_the_queue_and_then_its_own_result(specs: Specs, fu
         assert f"Slurm job {jobs()[0]}" in texts[-1]
         assert "PENDING" in texts[-1]
         assert "Resources" in texts[-1] or "Priority" in texts[-1]
-        await asyncio.to_thread(full.release)
+        await asyncio.to_thread(no_free_knl.end)
         await cell.done()
         kinds = [kind for kind in cell.kinds if kind != "status"]
         assert kinds[-2:] == ["clear_output", "stream"]
         assert cell.stdout == "mine\n"
 
 
-async def test_a_cell_without_output_ends_clean(specs: Specs, full: Full) -> None:
+async def test_a_cell_without_output_ends_clean(specs: Specs, no_free_knl: Occupation) -> None:
     async with pending(specs()) as (_, _, client):
         cell = await client.send("x = 1").has("display_data")
-        await asyncio.to_thread(full.release)
+        await asyncio.to_thread(no_free_knl.end)
         await cell.done()
         assert [kind for kind in cell.kinds if kind != "status"][-1] == "clear_output"
         assert cell.contents("clear_output")[-1] == {"wait": False}
         assert cell.kinds[-1] == "status"
 
 
-async def test_cells_that_were_run_meanwhile_run_in_order(specs: Specs, full: Full) -> None:
+async def test_cells_that_were_run_meanwhile_run_in_order(specs: Specs, no_free_knl: Occupation) -> None:
     async with pending(specs()) as (_, _, client):
         cells = [client.send(code) for code in ("x = [1]", "x.append(2)", "x")]
-        await asyncio.to_thread(full.release)
+        await asyncio.to_thread(no_free_knl.end)
         assert (await cells[-1].done()).result == "[1, 2]"
 
 
-async def test_an_interrupt_cancels_the_cells_and_keeps_the_job(specs: Specs, full: Full) -> None:
+async def test_an_interrupt_cancels_the_cells_and_keeps_the_job(specs: Specs, no_free_knl: Occupation) -> None:
     async with pending(specs()) as (manager, kernel_id, client):
         first, second = client.send("1"), client.send("2")
         await first.has("display_data")
@@ -95,7 +73,7 @@ async def test_an_interrupt_cancels_the_cells_and_keeps_the_job(specs: Specs, fu
         assert first.errors[0].startswith("KeyboardInterrupt")
         assert second.status == "aborted"
         assert jobs() == job
-        await asyncio.to_thread(full.release)
+        await asyncio.to_thread(no_free_knl.end)
         assert (await client.run("3")).result == "3"
 
 
@@ -107,14 +85,14 @@ async def test_a_shutdown_takes_the_job_out_of_the_queue(specs: Specs) -> None:
         await cell.done()
 
 
-async def test_a_restart_queues_anew(specs: Specs, full: Full) -> None:
+async def test_a_restart_queues_anew(specs: Specs, no_free_knl: Occupation) -> None:
     async with pending(specs()) as (manager, kernel_id, client):
         old = jobs()
         await manager.restart_kernel(kernel_id)  # type: ignore[no-untyped-call]
         new = jobs()
         assert len(new) == 1
         assert new != old
-        await asyncio.to_thread(full.release)
+        await asyncio.to_thread(no_free_knl.end)
         assert (await client.run("1 + 1")).result == "2"
 
 
@@ -129,12 +107,12 @@ async def test_the_longest_wait(specs: Specs) -> None:
             await asyncio.sleep(0.1)
 
 
-async def test_no_messages_if_they_are_not_wanted(specs: Specs, full: Full) -> None:
+async def test_no_messages_if_they_are_not_wanted(specs: Specs, no_free_knl: Occupation) -> None:
     async with pending(specs(job={"queue_messages": False})) as (_, _, client):
         cell = client.send("print('mine')")
         heard = len(client.published)
         await client.until(lambda: len(client.published) > heard + 1)  # it says that it lives
-        await asyncio.to_thread(full.release)
+        await asyncio.to_thread(no_free_knl.end)
         await cell.done()
         assert not {"display_data", "update_display_data"} & set(cell.kinds)
         assert cell.stdout == "mine\n"
@@ -171,7 +149,7 @@ async def test_many_jobs_are_asked_about_at_once(specs: Specs, tmp_path: Path, m
 
 
 async def test_outside_a_server_the_start_waits_and_tells(
-    specs: Specs, full: Full, capfd: pytest.CaptureFixture[str]
+    specs: Specs, no_free_knl: Occupation, capfd: pytest.CaptureFixture[str]
 ) -> None:
     manager = AsyncKernelManager(kernel_name=specs())
     start = asyncio.ensure_future(manager.start_kernel())
@@ -185,7 +163,7 @@ async def test_outside_a_server_the_start_waits_and_tells(
     await eventually(shows_the_queue)
     assert f"Slurm job {jobs()[0]}" in "".join(told)
     assert not start.done()
-    await asyncio.to_thread(full.release)
+    await asyncio.to_thread(no_free_knl.end)
     await start
     await manager.shutdown_kernel()
 

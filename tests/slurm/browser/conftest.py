@@ -12,7 +12,6 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from tests.cluster import Site
 from tests.slurm.browser.notebook import KNL, Notebook, OpenNotebook, Shoot
 from tests.slurm.browser.server import Server
-from tests.slurm.browser.slurm import Occupation
 
 _CHROMIUM = "/usr/bin/chromium"
 _ARGUMENTS = (
@@ -91,11 +90,3 @@ def open_notebook(page: Page, server: Server) -> OpenNotebook:
         return notebook
 
     return open_it
-
-
-@pytest.fixture
-def no_free_knl(cluster: Site) -> Iterator[Occupation]:
-    """Let another user have all the KNL nodes."""
-    occupation = Occupation(cluster)
-    yield occupation
-    occupation.end()

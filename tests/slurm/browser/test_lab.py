@@ -8,7 +8,7 @@ from playwright.sync_api import Page, expect
 from tests.cluster import Site
 from tests.slurm.browser.notebook import HOSTNAME, KNL, ON_KNL, PENDING, Notebook, OpenNotebook, Shoot, saved_cells
 from tests.slurm.browser.server import Server
-from tests.slurm.browser.slurm import Occupation, all_jobs, cancel, jobs, only_job, wait_for_no_job
+from tests.slurm.squeue import Occupation, all_jobs, cancel, jobs, only_job, wait_for_no_job
 
 APPLICATION = "lab/tree"
 

@@ -5,7 +5,7 @@ from playwright.sync_api import expect
 from tests.cluster import Site
 from tests.slurm.browser.notebook import HOSTNAME, ON_KNL, PENDING, OpenNotebook, Shoot, saved_cells
 from tests.slurm.browser.server import Server
-from tests.slurm.browser.slurm import Occupation, only_job, wait_for_no_job
+from tests.slurm.squeue import Occupation, only_job, wait_for_no_job
 
 APPLICATION = "notebooks"
 

@@ -1,4 +1,4 @@
-"""What the browser tests want of Slurm: to see alice's jobs, and to have no free node."""
+"""What tests want of Slurm: to see alice's jobs, and to have no free node."""
 
 import time
 from collections.abc import Callable
