@@ -2,7 +2,7 @@
 
 The conversation starts on the launcher's standard input and output, before there is a link:
 
-- stdin, one JSON line each: `Setup`, then any number of orders that need not wait for the link;
+- stdin, one JSON line each: `Setup`, then a first `StartKernel` or an empty line;
 - stdout, one JSON line after `MARK`: `Started`.
 
 From then on both sides speak on the link (`farkernel.launcher.link`): orders towards the launcher,
@@ -65,7 +65,7 @@ class Setup:
     :param client_key: the login side's public CURVE key (Z85); no other is let in
     :param interface: name or address of the network interface to bind, empty for all
     :param ports: first and last TCP port to choose from, or empty for any
-    :param directory: where on the node its 0700 directory goes, empty for the node's own temporary directory
+    :param directory: where on the node its 0700 directory goes, empty for /tmp
     :param orphan_timeout: seconds without a word from the login side after which everything is ended
     """
 

@@ -24,12 +24,13 @@ _SRUN_BREAKERS = re.compile(
 
 
 def query_env(env: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment in which squeue, sacct, scancel and sinfo do what their options say.
+    """Return an environment in which squeue, scancel and scontrol do what their options say.
 
     Users set SQUEUE_FORMAT or SQUEUE_STATES for their own eyes, and SLURM_TIME_FORMAT changes how
     times are printed.
     """
     kept = {name: value for name, value in env.items() if not name.startswith(_QUERIES)}
+    kept.pop("SLURM_CLUSTERS", None)  # as for srun: the jobs are those of this cluster
     return kept | {"SLURM_TIME_FORMAT": "standard"}
 
 

@@ -10,7 +10,7 @@ FarkernelError
 │   ├── PythonMissing       `launcher.python` does not exist there
 │   └── ImportFailed        it exists, and lacks pyzmq or is too old
 ├── NodeUnreachable         the login side cannot connect to the launcher
-├── LinkBroken              the link failed for good
+├── JobEnded                the job ended under a kernel that was up
 └── KernelFailed            the kernel did not come up
     └── KernelCommandMissing    its command does not exist on the node
 """

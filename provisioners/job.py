@@ -132,6 +132,9 @@ class Job:
         """Whether nobody else can have a job on the node."""
         return False
 
+    def kernel_started(self, pid: int) -> None:
+        """Note a kernel's process on the node, which is its group's leader."""
+
     async def _cancel(self) -> None:
         """End what the program alone would leave behind."""
 
@@ -199,18 +202,28 @@ class Job:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _ask_to_leave(self, child: asyncio.subprocess.Process) -> None:
-        # The end of its input tells the launcher to leave; one that is still in the queue reads none.
+        # The end of its input tells the launcher to leave; a signal to srun would have Slurm kill it, and what it has
+        # made would stay on the node. Only a job that is known to be in the queue has no launcher that reads it.
         assert child.stdin
         child.stdin.close()
-        if self._up:
+        deadline = time.monotonic() + _LEAVE
+        while not self._in_queue and time.monotonic() < deadline:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.ended.wait(), _LEAVE)
+                await asyncio.wait_for(self.ended.wait(), 0.1)
+                return
+
+    @property
+    def _in_queue(self) -> bool:
+        return self.status.job_id is not None and self.status.state.waiting
 
     # ---- what the program says ----
 
     def _update(self, **changes: object) -> None:
         self.status = replace(self.status, **changes)  # type: ignore[arg-type]
-        self._on_status(self.status)
+        try:
+            self._on_status(self.status)
+        except Exception:
+            log.exception("whoever listens to a job's status must not blind us")
 
     def _on_stdout(self, line: str) -> None:
         if not line.startswith(protocol.MARK):
@@ -239,7 +252,7 @@ class Job:
             await child.stdin.wait_closed()
         with contextlib.suppress(TimeoutError):
             # A grandchild may hold the pipes open.
-            await asyncio.wait_for(asyncio.gather(*readers), 1.0)
+            await asyncio.wait_for(asyncio.gather(*readers, return_exceptions=True), 1.0)
         if not self._started.done():
             self._started.set_result(None)
         self.ended.set()
@@ -275,6 +288,17 @@ class LocalJob(Job):
     """The launcher as a process of this machine."""
 
     _first_state = JobState.CONFIGURING
+    _kernel = 0
+
+    def kernel_started(self, pid: int) -> None:
+        """Note a kernel's process."""
+        self._kernel = pid
+
+    async def _cancel(self) -> None:
+        # A launcher that was killed leaves its kernel; in a job Slurm would end it.
+        if self._kernel:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._kernel, signal.SIGKILL)
 
     def _argv(self) -> list[str]:
         self._taken.set()  # there is no queue
@@ -393,7 +417,7 @@ class SlurmJob(Job):
     async def _query(self, argv: list[str]) -> str:
         """Return what one of Slurm's commands prints, nothing if it cannot be had."""
         try:
-            return (await process.run(argv, env=commands.query_env(os.environ), timeout=_QUERY)).stdout
+            return (await process.run(argv, env=commands.query_env(self._env), timeout=_QUERY)).stdout
         except (FarkernelError, TimeoutError) as error:
             log.warning("%s", error)
             return ""
@@ -408,7 +432,7 @@ class SlurmJob(Job):
         # srun that had to be killed leaves its job behind, and one that was cancelled at the wrong moment may.
         if self.status.job_id is None:
             return
-        env = commands.query_env(os.environ)
+        env = commands.query_env(self._env)
         try:
             await process.run(commands.scancel_argv(self.status.job_id), env=env, timeout=_QUERY)
         except (FarkernelError, TimeoutError) as error:

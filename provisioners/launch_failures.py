@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Sequence
 
 from farkernel.provisioners.commands import (
@@ -56,6 +57,12 @@ def explain_srun(
                 f'Slurm job {queued.job_id} of kernel "{kernel}" was cancelled while it waited in the queue.',
                 said=slurm_words(text),
                 hint="Start the kernel again if it was not you who cancelled it.",
+            )
+        if queued and returncode < 0:
+            name = signal.Signals(-returncode).name
+            return JobFailed(
+                f'Slurm job {queued.job_id} of kernel "{kernel}" was withdrawn: its srun was killed ({name}).',
+                hint="Start the kernel again.",
             )
         return explain_refusal(text, returncode, kernel=kernel)
     for notice in notices:

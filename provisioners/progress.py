@@ -18,6 +18,12 @@ class Progress:
         news = text.partition("; waited")[0]
         if not self.enabled:
             return
+        try:
+            self._write(text, news)
+        except (OSError, ValueError):
+            self.enabled = False  # nobody reads it any more
+
+    def _write(self, text: str, news: str) -> None:
         if sys.stderr.isatty():
             sys.stderr.write(f"\r\x1b[K{text}")
             self._last = news

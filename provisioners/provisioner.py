@@ -5,6 +5,7 @@ https://jupyter-client.readthedocs.io/en/stable/provisioning.html
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pathlib
 import re
@@ -36,6 +37,8 @@ class FarkernelProvisioner(KernelProvisionerBase):
         self._shared: Background = background()
         self._session: Session | None = None
         self._progress = Progress()
+        self._restart_limit: int | None = None
+        self._told_of_death = False
 
     @property
     def session(self) -> Session | None:
@@ -84,13 +87,29 @@ class FarkernelProvisioner(KernelProvisionerBase):
         )
         under_server = isinstance(getattr(self.parent, "parent", None), MultiKernelManager)
         self._progress.enabled = not under_server
+        self._allow_restart()
         try:
             session = await self._shared.run(self._open(request, environment.for_submission(env), cwd))
             await self._shared.run(session.start(plan, block=not under_server))
+        except BaseException:
+            self._session = None  # it releases all it has, and nothing is started in it any more
+            raise
         finally:
             self._progress.done()
         self.connection_info = cast("KernelConnectionInfo", session.connection_info)
         return self.connection_info
+
+    async def post_launch(self, **kwargs: Any) -> None:
+        """Ask to be told when the restarter gives a kernel up: nobody calls cleanup then."""
+        await super().post_launch(**kwargs)
+        if not self._told_of_death and getattr(self.parent, "_restarter", None) is not None:
+            assert self.parent
+            self.parent.add_restart_callback(self._on_dead, "dead")
+            self._told_of_death = True
+
+    def _on_dead(self) -> None:
+        if self._session:
+            asyncio.run_coroutine_threadsafe(self._session.release(), self._shared.loop)
 
     def _check_connection_file(self) -> None:
         # Jupyter writes it after the start; if that fails nobody calls cleanup, and the job would run on.
@@ -147,8 +166,13 @@ class FarkernelProvisioner(KernelProvisionerBase):
         # A job that has ended is never followed by another one unless somebody asks for it. The restarter's limit
         # counts deaths in quick succession only: a kernel that hits its walltime would be started anew for ever.
         restarter = getattr(self.parent, "_restarter", None)
-        if restarter is not None:
-            restarter.restart_limit = 0
+        if restarter is not None and self._restart_limit is None:
+            self._restart_limit, restarter.restart_limit = restarter.restart_limit, 0
+
+    def _allow_restart(self) -> None:
+        restarter = getattr(self.parent, "_restarter", None)
+        if restarter is not None and self._restart_limit is not None:
+            restarter.restart_limit, self._restart_limit = self._restart_limit, None
 
     async def wait(self) -> int | None:
         """Wait for the kernel's end."""

@@ -238,7 +238,7 @@ class LauncherRequest(_Part):
     )
     directory: AbsolutePath | None = Field(
         default=None,
-        description="Directory on the node for its private one; null is /tmp or what the node has.",
+        description="Directory on the node for its private one; null is /tmp.",
     )
     ports: Annotated[str | None, BeforeValidator(_ports)] = Field(
         default=None,

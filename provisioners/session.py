@@ -132,6 +132,7 @@ class Session:
         self._ready: asyncio.Future[None] | None = None
         self._stopping = False
         self._bringing_up: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -166,6 +167,7 @@ class Session:
         self._ended.clear()
         self.exit_code, self.error = None, None
         try:
+            await self._abandon_start()
             self._greet_clients()
             self.phase = Phase.WAITING
             await self._submit_or_order()
@@ -178,6 +180,15 @@ class Session:
             raise
         if block and self.error:
             raise self.error
+
+    async def _abandon_start(self) -> None:
+        """A start that is still under way, as when two pages ask for a restart, gives way to the new one."""
+        bringing_up, self._bringing_up = self._bringing_up, None
+        if bringing_up:
+            bringing_up.cancel()
+            await asyncio.wait({bringing_up})
+        if self._remote and not self._remote.connected:
+            await self._end_remote()
 
     def _greet_clients(self) -> None:
         if self._clients is None:
@@ -236,11 +247,6 @@ class Session:
         except Exception as error:  # noqa: BLE001 (whatever it is, the cell that waits must not wait for ever)
             self._log.error("farkernel", exc_info=error)
             await self._give_up(FarkernelError(f"farkernel itself has failed: {error!r}"))
-        else:
-            self.timeline.kernel = time.monotonic()
-            self.phase = Phase.RUNNING
-            assert self._clients
-            self._clients.open(f"Kernel on {self.node}")
         finally:
             telling.cancel()
 
@@ -381,7 +387,9 @@ class Session:
     async def _end_remote(self) -> None:
         remote, self._remote = self._remote, None
         if remote:
-            await remote.end()
+            self._ending = self._loop.create_task(remote.end())
+        if self._ending:
+            await asyncio.shield(self._ending)  # also when somebody else has begun it
 
     def _set_ended(self, phase: Phase, exit_code: int) -> None:
         self.exit_code = exit_code
@@ -426,7 +434,7 @@ class Session:
         if event.generation != self._generation or self._clients is None:
             return
         if isinstance(event, KernelReady):
-            self._resolve(None)
+            self._on_ready()
         elif isinstance(event, KernelEnded):
             self._on_kernel_ended(event)
         elif isinstance(event, KernelRefused):
@@ -439,6 +447,15 @@ class Session:
             why = f"the connection to {self.node} was too slow, or cut"
             self._clients.say(f"farkernel: {event.messages} messages of output are missing here: {why}.\n")
 
+    def _on_ready(self) -> None:
+        # At once, not when _bring_up comes to it: what follows in the same breath, such as the kernel's end, has to
+        # find the right phase.
+        if self.phase == Phase.WAITING and self._clients:
+            self.timeline.kernel = time.monotonic()
+            self.phase = Phase.RUNNING
+            self._clients.open(f"Kernel on {self.node}")
+            self._resolve(None)
+
     def _resolve(self, error: FarkernelError | None) -> None:
         if self._ready is None or self._ready.done():
             return
@@ -448,6 +465,8 @@ class Session:
             self._ready.set_result(None)
 
     def _on_kernel_started(self, event: KernelStarted) -> None:
+        if self.job:
+            self.job.kernel_started(event.pid)
         wanted = self._plan.cwd[0]
         if event.cwd != wanted:
             self._log.warning("%s does not exist on %s; the kernel runs in %s", wanted, self.node, event.cwd)
@@ -484,6 +503,8 @@ class Session:
         shared = False
         if self._transport == "ipc" and self.request.kernel.transport == "auto" and kernel_failures.may_lack_ipc(event):
             shared = self.job is None or not await self.job.is_exclusive()
+            if event.generation != self._generation:
+                return  # another start has begun meanwhile
             if not shared and self._remote and self.phase == Phase.WAITING:
                 self._log.info("The kernel has ended at once (%s); trying TCP", kernel_failures.how(event))
                 self._remote.order(self._next_order("tcp"))

@@ -75,7 +75,7 @@ class WaitingRoom:
     def drop_cells(self) -> None:
         """Forget the cells that are held; whoever calls this answers them."""
         self._held = [held for held in self._held if held[1].type != "execute_request"]
-        self.clear(wait=True)
+        self.clear(wait=False)
         self._shown.clear()
 
     def open(self, text: str) -> Iterator[tuple[Channel, Frames]]:
