@@ -288,3 +288,25 @@ def test_a_link_at_rest_takes_no_cpu(state: str) -> None:
                 await assert_at_rest()
 
     asyncio.run(rest())
+
+
+# ---- what strangers can cost ----
+
+
+def test_a_handshake_cannot_announce_more_than_a_frame() -> None:
+    """libzmq takes what is announced, before it knows who it is: it must not be without end."""
+    greeting = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x01" + b"CURVE".ljust(20, b"\x00") + bytes(32)
+    command = b"\x06" + struct.pack("!Q", 4 * 2**30)  # ZMTP 3.1: a long command, of 4 GB
+
+    async def flood(port: int) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(greeting + command)
+        for _ in range(4 * endpoints.MAX_FRAME // 2**20):
+            writer.write(bytes(2**20))
+            await writer.drain()
+
+    async def attack() -> None:
+        with Ends() as ends, pytest.raises(ConnectionError):
+            await asyncio.wait_for(flood(ends.server.port), 30)
+
+    asyncio.run(attack())

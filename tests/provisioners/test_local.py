@@ -24,6 +24,7 @@ from jupyter_client.multikernelmanager import AsyncMultiKernelManager
 from nbclient import NotebookClient
 from traitlets.config import Config
 
+from farkernel.launcher.endpoints import MAX_FRAME
 from farkernel.provisioners.errors import (
     FarkernelError,
     ImportFailed,
@@ -170,6 +171,17 @@ def test_a_cell_has_its_result_its_output_and_its_errors() -> None:
             reply, output = await notebook.run("1 / 0")
             assert (reply["status"], reply["ename"]) == ("error", "ZeroDivisionError")
             assert [message["msg_type"] for message in output].count("error") == 1
+
+    asyncio.run(use())
+
+
+@pytest.mark.usefixtures("site")
+def test_a_request_that_is_too_large_is_told_so() -> None:
+    async def use() -> None:
+        async with _notebook() as notebook:
+            reply, _ = await notebook.run(f"'{'x' * (MAX_FRAME + 1)}'")
+            assert (reply["status"], reply["ename"]) == ("error", "RequestTooLarge")
+            assert await notebook.text("print(6 * 7)") == "42\n"
 
     asyncio.run(use())
 
