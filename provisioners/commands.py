@@ -101,9 +101,9 @@ def squeue_argv(job_ids: Iterable[int]) -> list[str]:
     return ["squeue", "--noheader", "--states=all", f"--jobs={ids}", "--format=%i|%T|%S|%h|%N|%r"]
 
 
-def scancel_argv(job_id: int, signal: str | None = None) -> list[str]:
-    """Return the command line that ends a job, or only sends its steps a signal (`INT`)."""
-    return ["scancel", *([f"--signal={signal}"] if signal else []), str(job_id)]
+def scancel_argv(job_id: int) -> list[str]:
+    """Return the command line that ends a job."""
+    return ["scancel", str(job_id)]
 
 
 def scontrol_argv(job_id: int) -> list[str]:
@@ -189,26 +189,10 @@ class StepCancelled:
 
 
 @dataclass(frozen=True, slots=True)
-class ForceTerminated:
-    """srun ended the step, or the job."""
-
-    job_id: int
-
-
-@dataclass(frozen=True, slots=True)
 class OutOfMemory:
     """The kernel of the node killed something of the job for want of memory."""
 
     job_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class TaskEnded:
-    """Tasks ended badly; `how` is srun's text: `Killed`, `Exited with exit code 3`."""
-
-    node: str
-    tasks: str
-    how: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,27 +204,7 @@ class CommandFailed:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class DirectoryMissing:
-    """The working directory does not exist on the node; the command runs in /tmp instead."""
-
-    node: str
-    directory: str
-    why: str
-
-
-SrunNotice = (
-    Queued
-    | Allocated
-    | Withdrawn
-    | NodeFailed
-    | StepCancelled
-    | ForceTerminated
-    | OutOfMemory
-    | TaskEnded
-    | CommandFailed
-    | DirectoryMissing
-)
+SrunNotice = Queued | Allocated | Withdrawn | NodeFailed | StepCancelled | OutOfMemory | CommandFailed
 
 _STEP = r"(?:(?:job )?step |job |StepId=|JobId=)?(\d+)(?:\.\w+)?"
 _SLURMD = r"slurmstepd-([^:]+): error: "
@@ -253,7 +217,6 @@ _NOTICES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], SrunNotice]], .
         (r"srun: Job has been cancelled", lambda m: Withdrawn()),
         (r"srun: Job allocation (\d+) has been revoked.*", lambda m: Withdrawn(int(m[1]))),
         (r"srun: error: Node failure on (\S+)", lambda m: NodeFailed(m[1])),
-        (rf"srun: Force Terminated {_STEP}", lambda m: ForceTerminated(int(m[1]))),
         (
             r".*error: \*\*\* (?:STEP|JOB) (\d+)(?:\.\w+)? ON (\S+) CANCELLED AT \S+( DUE TO [A-Z ]+)?.*",
             lambda m: StepCancelled(int(m[1]), m[2], (m[3] or "").removeprefix(" DUE TO ").strip().lower()),
@@ -262,9 +225,7 @@ _NOTICES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], SrunNotice]], .
             r".*error: Detected \d+ oom[-_ ]kill event(?:s|\(s\))? in " + _STEP + r"\b.*",
             lambda m: OutOfMemory(int(m[1])),
         ),
-        (r"srun: error: (\S+): tasks? ([\d,-]+): (.*)", lambda m: TaskEnded(m[1], m[2], m[3].strip())),
         (_SLURMD + r"execve\(\): (.*): ([^:]+)", lambda m: CommandFailed(m[1], m[2], m[3])),
-        (_SLURMD + r"couldn't chdir to `(.*)': ([^:]+).*", lambda m: DirectoryMissing(m[1], m[2], m[3])),
     )
 )
 
