@@ -78,30 +78,29 @@ def test_the_sites_rules_speak_for_themselves() -> None:
     assert error.said.startswith("No hardware architecture specified (-C)!")
 
 
-def submit_for_tomorrow() -> str | None:
+def queue_for_tomorrow() -> subprocess.Popen[str] | None:
     """Queue a job that does not start; None if Slurm refuses it."""
-    options = ["--qos=interactive", "--constraint=knl", "--time=5", "--begin=now+1day", "--parsable"]
-    done = subprocess.run(
-        ["sbatch", *options, "--output=/dev/null", "--wrap=true"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return done.stdout.strip() if done.returncode == 0 else None
+    options = ["--qos=interactive", "--constraint=knl", "--time=5", "--begin=now+1day"]
+    process = subprocess.Popen(["srun", *options, "true"], stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    if any("queued and waiting" in line for line in process.stderr):
+        return process
+    process.wait()
+    return None
 
 
 @pytest.fixture
 def full_qos() -> Iterator[None]:
     """As many jobs as the QOS `interactive` lets a user have."""
-    jobs: list[str] = []
+    waiting: list[subprocess.Popen[str]] = []
     try:
-        while len(jobs) < 10 and (job := submit_for_tomorrow()):
-            jobs.append(job)
+        while len(waiting) < 10 and (process := queue_for_tomorrow()):
+            waiting.append(process)
         yield
     finally:
-        if jobs:
-            subprocess.run(["scancel", *jobs], check=True, timeout=60)
+        for process in waiting:
+            process.terminate()
+            process.communicate()
 
 
 @pytest.mark.usefixtures("full_qos")
