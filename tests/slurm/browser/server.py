@@ -73,9 +73,15 @@ class Server:
 
     def _wait_for_kernels(self, wanted: Callable[[list[dict[str, Any]]], bool]) -> None:
         deadline = time.monotonic() + _PATIENCE
-        while not wanted(kernels := self.kernels()):
-            assert time.monotonic() < deadline, kernels
+        while not self._has(wanted):
+            assert time.monotonic() < deadline, self.kernels()
             time.sleep(0.05)
+
+    def _has(self, wanted: Callable[[list[dict[str, Any]]], bool]) -> bool:
+        try:
+            return wanted(self.kernels())
+        except urllib.error.HTTPError:
+            return False  # jupyter_server cannot list a kernel whose start has not returned
 
     def __enter__(self) -> Self:
         config = self._own / "config/labconfig"
