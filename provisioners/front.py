@@ -27,7 +27,8 @@ from farkernel.launcher.protocol import PORT_NAMES, Channel
 from farkernel.launcher.sockets import Frames, LoopSocket, send
 
 _PUBLIC, _REAL = "k", "r"
-_LONGEST = "r-5"
+LONGEST_NAME = "r-5"
+"""The longest name in a front's directory."""
 
 
 def runtime_directory() -> pathlib.Path:
@@ -58,7 +59,7 @@ class Front:
         on_request: Callable[[Channel, list[Any]], None],
         base: pathlib.Path,
     ) -> None:
-        self._directory = PrivateDirectory(base, _LONGEST)
+        self._directory = PrivateDirectory(base, LONGEST_NAME)
         self._sockets = {
             channel: self._bind(loop, context, channel, on_request)
             for channel in PORT_NAMES

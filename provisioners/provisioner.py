@@ -135,7 +135,14 @@ class FarkernelProvisioner(KernelProvisionerBase):
             signing = self.parent.session
 
             def make_job(on_status: Callable[[Status], None]) -> Job:
-                return self._make_job(request, env=env, cwd=cwd, on_status=on_status)
+                return self._job(
+                    request,
+                    kernel=self.kernel_spec.display_name,
+                    python=request.launcher.python or sys.executable,
+                    env=env,
+                    cwd=cwd,
+                    on_status=on_status,
+                )
 
             self._session = Session(
                 self._shared,
@@ -148,7 +155,8 @@ class FarkernelProvisioner(KernelProvisionerBase):
             )
         return self._session
 
-    def _make_job(self, request: Request, *, env: dict[str, str], cwd: str, on_status: Callable[[Status], None]) -> Job:
+    def _job(self, request: Request, **details: Any) -> Job:
+        """Return a job of this provisioner's kind; `details` are the arguments of `Job`."""
         raise NotImplementedError
 
     # ---- running ----
@@ -218,27 +226,12 @@ class FarkernelProvisioner(KernelProvisionerBase):
 class SlurmProvisioner(FarkernelProvisioner):
     """Runs the kernel on a compute node, in a job of Slurm."""
 
-    def _make_job(self, request: Request, *, env: dict[str, str], cwd: str, on_status: Callable[[Status], None]) -> Job:
-        return SlurmJob(
-            request,
-            queue=self._shared.queue,
-            kernel=self.kernel_spec.display_name,
-            python=request.launcher.python or sys.executable,
-            env=env,
-            cwd=cwd,
-            on_status=on_status,
-        )
+    def _job(self, request: Request, **details: Any) -> Job:
+        return SlurmJob(request, queue=self._shared.queue, **details)
 
 
 class LocalProvisioner(FarkernelProvisioner):
     """Runs the kernel on this machine, by the same launcher and the same link."""
 
-    def _make_job(self, request: Request, *, env: dict[str, str], cwd: str, on_status: Callable[[Status], None]) -> Job:
-        return LocalJob(
-            request,
-            kernel=self.kernel_spec.display_name,
-            python=request.launcher.python or sys.executable,
-            env=env,
-            cwd=cwd,
-            on_status=on_status,
-        )
+    def _job(self, request: Request, **details: Any) -> Job:
+        return LocalJob(request, **details)

@@ -11,10 +11,8 @@ from jupyter_core.paths import jupyter_runtime_dir
 
 from farkernel.launcher.private import PrivateDirectory
 from farkernel.provisioners.cli.findings import Finding, ok, problem, warning
-from farkernel.provisioners.front import runtime_directory
+from farkernel.provisioners.front import LONGEST_NAME, runtime_directory
 
-# As long as the longest that a kernel's front makes.
-_SOCKET_NAME = "r-5"
 OPEN_FILES_WANTED = 1024
 SPACE_WANTED = 100 * 2**20
 _MIB = 2**20
@@ -31,7 +29,7 @@ def check_runtime_directory() -> Finding:
     given = os.environ.get("XDG_RUNTIME_DIR")
     base = runtime_directory()
     try:
-        PrivateDirectory(base, _SOCKET_NAME).remove()
+        PrivateDirectory(base, LONGEST_NAME).remove()
     except OSError as error:
         return problem(subject, str(error), "Set XDG_RUNTIME_DIR to a short path of a directory of yours, mode 0700.")
     if given and Path(given) != base:
