@@ -10,6 +10,7 @@ from typing import Any
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 
 from farkernel.kernelspecs.templates import KERNEL_FILE, Template
+from farkernel.provisioners.containers.registry import container_of
 from farkernel.provisioners.errors import FarkernelError
 from farkernel.provisioners.request import parse_request
 
@@ -113,4 +114,5 @@ def _validate(staged: Path, *, shown_as: Path) -> None:
     """Read it as Jupyter will, and its config as the provisioner will."""
     spec = KernelSpec.from_resource_dir(str(staged))
     config = spec.metadata["kernel_provisioner"].get("config", {})
-    parse_request(config, source=str(shown_as / KERNEL_FILE))
+    source = str(shown_as / KERNEL_FILE)
+    container_of(parse_request(config, source=source), source=source)

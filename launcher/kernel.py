@@ -29,6 +29,9 @@ from farkernel.launcher.sockets import Frames, LoopSocket
 PROBE_INTERVAL = 0.1
 """Seconds between two questions to a kernel that has not been heard on iopub yet."""
 
+_NOT_YET = 0.05
+"""Seconds between two attempts to signal a process that is not the user's yet."""
+
 _BURST = 10_000
 """Messages of iopub that may wait for us: a kernel that prints drops what we are late for."""
 
@@ -74,6 +77,16 @@ class Kernel:
         report(KernelStarted(*self._ids, process.pid, process.cwd))
         self._ask()
 
+    def signal(self, signum: int) -> None:
+        """Signal the process group, again and again while that is not permitted.
+
+        A setuid container runtime is root's until it has set up its image, and not even SIGKILL reaches it before.
+        """
+        try:
+            self.process.signal(signum)
+        except PermissionError:
+            self._loop.call_later(_NOT_YET, self.signal, signum)
+
     def send(self, channel: Channel, frames: Frames) -> None:
         """Pass a client's message on to the kernel."""
         self._sockets[channel].send(frames)
@@ -93,20 +106,18 @@ class Kernel:
             self._dropped = 0
 
     def check(self) -> bool:
-        """Whether the process has ended; reports it and closes if so."""
+        """Whether the process has ended; reports it if so, and is to be closed."""
         exit_code = self.process.poll()
         if exit_code is None:
             return False
         self._on_output()
         self.hold_output(False)
-        ended = KernelEnded(*self._ids, exit_code, self.process.out_of_memory(), self.process.tail_text())
-        self.close()
-        self._report(ended)
+        self._report(KernelEnded(*self._ids, exit_code, self.process.out_of_memory(), self.process.tail_text()))
         return True
 
     def close(self) -> None:
         """End what is left of the process group, close the sockets, remove the files."""
-        self.process.signal(signal.SIGKILL)
+        self.signal(signal.SIGKILL)
         if self._probe_timer:
             self._probe_timer.cancel()
         if not self.process.output.closed:

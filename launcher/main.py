@@ -103,7 +103,8 @@ def run(stdin: BinaryIO) -> int:
         code = int(leaving.code or 0)
     finally:
         if isinstance(kernel, KernelProcess) and kernel.poll() is None:
-            kernel.signal(signal.SIGKILL)
+            with contextlib.suppress(PermissionError):  # of a job Slurm ends it
+                kernel.signal(signal.SIGKILL)
         base.remove()
     if problem:  # said when all is tidy: the login side ends a launcher that has failed
         say(Failed(problem))

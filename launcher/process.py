@@ -24,6 +24,8 @@ _TAIL = 4096
 
 _LOWEST_PORT = 10000
 
+_CONNECTION_FILE = "kernel.json"
+
 
 class KernelProcess:
     """The process of one start of a kernel, its private directory and connection file.
@@ -37,21 +39,24 @@ class KernelProcess:
     def __init__(self, order: StartKernel, base: pathlib.Path, env: Mapping[str, str]) -> None:
         self.order = order
         self.tail = b""
+        self._cleanup: subprocess.Popen[bytes] | None = None
         self.directory = base / f"{order.kernel}.{order.generation}"
         self.directory.mkdir(mode=0o700)
         self.connection = self._connection_info()
         self._oom_before = node.out_of_memory_kills()
         try:
             self.cwd = _first_directory(order.cwd)
-            file = self.directory / "kernel.json"
-            file.touch(mode=0o600)
-            file.write_text(json.dumps(self.connection), encoding="ascii")
-            argv = [part.replace("{connection_file}", str(file)) for part in order.argv]
+            for name, content in {**order.files, _CONNECTION_FILE: json.dumps(self.connection)}.items():
+                file = self.directory / name
+                file.touch(mode=0o600)
+                file.write_text(content, encoding="utf-8")
+            argv = [self._filled(part) for part in order.argv]
             # A kernel that finds its parent gone ends itself; its parent is this process.
             own = {"JPY_PARENT_PID": str(os.getpid()), "PWD": self.cwd}
+            self._env = {**env, **order.env, **own}
             self._process = subprocess.Popen(
                 argv,
-                env={**env, **order.env, **own},
+                env=self._env,
                 cwd=self.cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -79,7 +84,10 @@ class KernelProcess:
         return self.poll() == -signal.SIGKILL and node.out_of_memory_kills() > self._oom_before
 
     def signal(self, signum: int) -> None:
-        """Send a signal to the process group: what the kernel has started gets it too."""
+        """Send a signal to the process group: what the kernel has started gets it too.
+
+        :raises PermissionError: it is somebody else's for the moment: a setuid program that sets up a container
+        """
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signum)
 
@@ -97,8 +105,34 @@ class KernelProcess:
         return self.tail.decode(errors="replace").strip()
 
     def remove(self) -> None:
-        """Remove what lies on disk."""
+        """Remove what lies on disk, and begin with what the order's cleanup command removes."""
+        if self.order.cleanup and self._cleanup is None:
+            argv = [self._filled(part) for part in self.order.cleanup]
+            with contextlib.suppress(OSError):  # it was there for the start
+                self._cleanup = subprocess.Popen(
+                    argv,
+                    env=self._env,
+                    cwd="/",
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    def removed(self) -> bool:
+        """Whether nothing is left of it: the cleanup command has ended too."""
+        return self._cleanup is None or self._cleanup.poll() is not None
+
+    def _filled(self, part: str) -> str:
+        places = {
+            "{connection_file}": self.directory / _CONNECTION_FILE,
+            "{kernel_directory}": self.directory,
+            "{kernel_cwd}": self.cwd,
+        }
+        for word, place in places.items():
+            part = part.replace(word, str(place))
+        return part
 
     def _connection_info(self) -> dict[str, str | int]:
         order = self.order

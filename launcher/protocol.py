@@ -117,8 +117,11 @@ class StartKernel:
 
     :param kernel: its number on this launcher
     :param generation: counts its starts; messages of another generation are dropped
-    :param argv: its command; `{connection_file}` is replaced on the node
+    :param argv: its command; `{connection_file}`, `{kernel_directory}` (its own one) and `{kernel_cwd}` are replaced on
+        the node
     :param env: variables on top of the job's own
+    :param files: what is to lie in its directory, content by name; only the user can read it
+    :param cleanup: a command, with the same words replaced, for when it has ended; empty for none
     :param cwd: directories of which the first that exists is taken
     :param transport: how it is reached on the node: `ipc` or `tcp` (loopback)
     :param key: the key that its messages are signed with
@@ -134,6 +137,8 @@ class StartKernel:
     key: str
     signature_scheme: str
     kernel_name: str
+    files: dict[str, str]
+    cleanup: list[str]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,6 +35,9 @@ from farkernel.launcher.sockets import Frames
 _GRACE = 2.0
 """Seconds between SIGTERM and SIGKILL when everything is ended."""
 
+_CLEANUP = 3.0
+"""Seconds for container runtimes to remove what they have left."""
+
 _FAREWELL = 500
 """Milliseconds for the last messages to leave."""
 
@@ -51,6 +54,7 @@ class Launcher:
         self.dismissed = False
         self._ending = asyncio.Event()
         self._no_kernels = asyncio.Event()
+        self._closed: list[KernelProcess] = []
         first, last = setup.ports or (0, -1)
         self._server = LinkServer(
             loop,
@@ -112,12 +116,20 @@ class Launcher:
 
     async def _end_kernels(self) -> None:
         for kernel in self._kernels.values():
-            kernel.process.signal(signal.SIGTERM)
+            kernel.signal(signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_GRACE if self._kernels else 0):
                 await self._no_kernels.wait()
         for kernel in self._kernels.values():
-            kernel.close()
+            self._close(kernel)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLEANUP):
+                while not all(process.removed() for process in self._closed):
+                    await asyncio.sleep(0.02)
+
+    def _close(self, kernel: Kernel) -> None:
+        kernel.close()
+        self._closed = [process for process in (*self._closed, kernel.process) if not process.removed()]
 
     # ---- orders ----
 
@@ -134,11 +146,11 @@ class Launcher:
         if isinstance(order, StartKernel):
             old = self._kernels.pop(order.kernel, None)
             if old:
-                old.close()
+                self._close(old)
             self._take(start_kernel(order, self._base))
         elif isinstance(order, SignalKernel):
             if order.kernel in self._kernels:
-                self._kernels[order.kernel].process.signal(order.signum)
+                self._kernels[order.kernel].signal(order.signum)
         else:
             self._dismiss()
 
@@ -162,7 +174,9 @@ class Launcher:
         self._server.link.send(Channel.EVENT, event.kernel, event.generation, [encode(event)])
 
     def _on_child(self) -> None:
-        self._kernels = {number: kernel for number, kernel in self._kernels.items() if not kernel.check()}
+        ended = [number for number, kernel in self._kernels.items() if kernel.check()]
+        for number in ended:
+            self._close(self._kernels.pop(number))
         if not self._kernels:
             self._no_kernels.set()
 

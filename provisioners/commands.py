@@ -40,8 +40,10 @@ def srun_env(slurm: SlurmRequest, env: Mapping[str, str]) -> dict[str, str]:
     return kept | ({"SLURM_OVERLAP": "1"} if slurm.exclusive else {})
 
 
-def srun_argv(slurm: SlurmRequest, command: Sequence[str]) -> list[str]:
+def srun_argv(slurm: SlurmRequest, command: Sequence[str], *, options: Sequence[str] = ()) -> list[str]:
     """Return the command line that allocates a job and runs the launcher in it. Use it with `srun_env`.
+
+    `options` are those that a container runtime's plugin adds to srun.
 
     `command` is started once for every task: all but task 0 (SLURM_PROCID) have to leave at once with code 0,
     which the options allow. Only task 0 gets the standard input. The launcher's step has every CPU of the
@@ -58,6 +60,7 @@ def srun_argv(slurm: SlurmRequest, command: Sequence[str]) -> list[str]:
         "--kill-on-bad-exit=0",
         *([] if slurm.exclusive else ["--overlap"]),
         *_resources(slurm),
+        *options,
         *slurm.extra_args,
         *command,
     ]

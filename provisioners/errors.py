@@ -11,6 +11,7 @@ FarkernelError
 │   └── ImportFailed        it exists, and lacks pyzmq or is too old
 ├── NodeUnreachable         the login side cannot connect to the launcher
 ├── JobEnded                the job ended under a kernel that was up
+├── ContainerFailed         the kernel's image cannot be had, or lacks what the kernel needs
 └── KernelFailed            the kernel did not come up
     └── KernelCommandMissing    its command does not exist on the node
 """
@@ -71,6 +72,10 @@ class NodeUnreachable(FarkernelError):
 
 class JobEnded(FarkernelError):
     """The job ended under a kernel that was up."""
+
+
+class ContainerFailed(FarkernelError):
+    """The kernel's image cannot be had, or lacks what the kernel needs."""
 
 
 class KernelFailed(FarkernelError):

@@ -22,6 +22,7 @@ from farkernel.launcher import protocol
 from farkernel.launcher.protocol import Failed, Started
 from farkernel.provisioners import commands, launch_failures, process, states
 from farkernel.provisioners.commands import Allocated, NodeFailed, Queued, QueueEntry, SrunNotice
+from farkernel.provisioners.containers.base import Container
 from farkernel.provisioners.errors import CommandMissing, FarkernelError, LauncherFailed, PythonMissing
 from farkernel.provisioners.payload import payload
 from farkernel.provisioners.queue import Queue
@@ -80,6 +81,8 @@ class Job:
     """A launcher that was started by a program on this machine.
 
     :param kernel: the kernel's name as the user knows it, for messages
+    :param kernelspec: its name as Jupyter knows it
+    :param container: the image that its kernel runs in
     :param env: the environment of the program
     :param cwd: where it runs; passed over if it does not exist
     :param on_status: called whenever more is known
@@ -92,6 +95,8 @@ class Job:
         request: Request,
         *,
         kernel: str,
+        kernelspec: str,
+        container: Container,
         python: str,
         env: Mapping[str, str],
         cwd: str,
@@ -99,6 +104,8 @@ class Job:
     ) -> None:
         self.request = request
         self.kernel = kernel
+        self.kernelspec = kernelspec
+        self.container = container
         self.python = python
         self.status = Status(self._first_state, time.monotonic())
         self.ended = asyncio.Event()
@@ -297,7 +304,7 @@ class LocalJob(Job):
     async def _cancel(self) -> None:
         # A launcher that was killed leaves its kernel; in a job Slurm would end it.
         if self._kernel:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # not permitted: see Kernel.signal
                 os.killpg(self._kernel, signal.SIGKILL)
 
     def _argv(self) -> list[str]:
@@ -333,7 +340,8 @@ class SlurmJob(Job):
         self._env = commands.srun_env(request.slurm, self._env)
 
     def _argv(self) -> list[str]:
-        return commands.srun_argv(self.request.slurm, payload().command(self.python))
+        options = self.container.slurm_options()
+        return commands.srun_argv(self.request.slurm, payload().command(self.python), options=options)
 
     def _missing(self, error: CommandMissing) -> FarkernelError:
         return CommandMissing(
@@ -377,6 +385,8 @@ class SlurmJob(Job):
             self._notices,
             returncode=self._returncode,
             kernel=self.kernel,
+            kernelspec=self.kernelspec,
+            container=self.container,
             python=self.python,
             node=self.status.nodes,
         )

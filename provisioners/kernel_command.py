@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+
+from farkernel.provisioners.containers.base import Command
 
 MODULES_FAILED = 96
 """The exit code of a command whose modules cannot be loaded."""
@@ -23,8 +26,14 @@ exec "$@"
 """
 
 
-def with_modules(modules: Sequence[str], argv: Sequence[str]) -> list[str]:
-    """Return the command that loads the site's environment modules (module(1)) and then becomes `argv`."""
+def with_modules(modules: Sequence[str], command: Command) -> Command:
+    """Return the command that loads the site's environment modules (module(1)) and then becomes `command`."""
     if not modules:
-        return list(argv)
-    return ["/bin/bash", "-c", _LOAD_MODULES, "farkernel", str(MODULES_FAILED), str(len(modules)), *modules, *argv]
+        return command
+
+    def loading(argv: Sequence[str]) -> list[str]:
+        shell = ["/bin/bash", "-c", _LOAD_MODULES, "farkernel", str(MODULES_FAILED)]
+        return [*shell, str(len(modules)), *modules, *argv]
+
+    cleanup = loading(command.cleanup) if command.cleanup else []
+    return replace(command, argv=loading(command.argv), cleanup=cleanup)

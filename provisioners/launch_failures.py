@@ -16,7 +16,9 @@ from farkernel.provisioners.commands import (
     StepCancelled,
     Withdrawn,
 )
+from farkernel.provisioners.containers.base import Container
 from farkernel.provisioners.errors import FarkernelError, ImportFailed, JobFailed, LauncherFailed, PythonMissing
+from farkernel.provisioners.image_failures import image_failure
 from farkernel.provisioners.refusals import explain_refusal, slurm_words
 
 _IMPORT = re.compile(r"(farkernel-bootstrap: old python|no pyzmq): (.*)")
@@ -43,7 +45,15 @@ def explain(text: str, *, python: str, node: str) -> FarkernelError:
 
 
 def explain_srun(
-    text: str, notices: Sequence[SrunNotice], *, returncode: int, kernel: str, python: str, node: str
+    text: str,
+    notices: Sequence[SrunNotice],
+    *,
+    returncode: int,
+    kernel: str,
+    kernelspec: str,
+    container: Container,
+    python: str,
+    node: str,
 ) -> FarkernelError:
     """Say why srun has ended before the launcher was up.
 
@@ -64,7 +74,9 @@ def explain_srun(
                 f'Slurm job {queued.job_id} of kernel "{kernel}" was withdrawn: its srun was killed ({name}).',
                 hint="Start the kernel again.",
             )
-        return explain_refusal(text, returncode, kernel=kernel)
+        said = slurm_words(text)
+        about_image = image_failure(container, returncode, said, kernel=kernel, kernelspec=kernelspec)
+        return about_image or explain_refusal(text, returncode, kernel=kernel)
     for notice in notices:
         error = _on_the_node(notice, python)
         if error:

@@ -20,6 +20,8 @@ from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 
 from farkernel.provisioners import environment
 from farkernel.provisioners.background import Background, background
+from farkernel.provisioners.containers.base import Container, Inside
+from farkernel.provisioners.containers.registry import container_of
 from farkernel.provisioners.errors import FarkernelError
 from farkernel.provisioners.job import Job, LocalJob, SlurmJob, Status
 from farkernel.provisioners.kernel_command import with_modules
@@ -73,23 +75,31 @@ class FarkernelProvisioner(KernelProvisionerBase):
         """Start the kernel, or start it anew; returns at once under a server, and when it is up elsewhere."""
         self._check_connection_file()
         env = {name: str(value) for name, value in kwargs.get("env", os.environ).items()}
-        request = self._request()
+        request, container = await asyncio.to_thread(self._request)
         cwd = request.kernel.cwd or kwargs.get("cwd") or "."
         cwd, home = os.path.abspath(cwd), os.path.expanduser("~")  # noqa: ASYNC240, PTH100, PTH111 (no I/O)
+        inside = Inside(
+            argv=cmd,
+            env=environment.for_kernel(env, os.environ, self.kernel_spec.env),
+            home=home,
+            cwd=[request.kernel.cwd] if request.kernel.cwd else [cwd, home],
+            directory=request.launcher.on_node,
+        )
         plan = Plan(
             name=self.kernel_spec.display_name,
-            kernel_name=getattr(self.parent, "kernel_name", ""),
+            kernel_name=self._kernel_name,
             language=self.kernel_spec.language,
             argv=cmd,
-            command=with_modules(request.kernel.modules, cmd),
-            env=environment.for_kernel(env, os.environ),
-            cwd=[request.kernel.cwd] if request.kernel.cwd else [cwd, home],
+            container=container,
+            command=with_modules(request.kernel.modules, container.command(inside)),
+            cwd=inside.cwd,
         )
         under_server = isinstance(getattr(self.parent, "parent", None), MultiKernelManager)
         self._progress.enabled = not under_server
         self._allow_restart()
         try:
-            session = await self._shared.run(self._open(request, environment.for_submission(env), cwd))
+            submission = environment.for_submission(env, os.environ)
+            session = await self._shared.run(self._open(request, container, submission, cwd))
             await self._shared.run(session.start(plan, block=not under_server))
         except BaseException:
             self._session = None  # it releases all it has, and nothing is started in it any more
@@ -123,12 +133,17 @@ class FarkernelProvisioner(KernelProvisionerBase):
                 hint="Mend its permissions, or name another one in JUPYTER_RUNTIME_DIR.",
             )
 
-    def _request(self) -> Request:
-        stanza = self.kernel_spec.metadata.get("kernel_provisioner", {})
-        source = pathlib.Path(self.kernel_spec.resource_dir, "kernel.json")
-        return parse_request(stanza.get("config", {}), source=str(source))
+    @property
+    def _kernel_name(self) -> str:
+        return getattr(self.parent, "kernel_name", "")
 
-    async def _open(self, request: Request, env: dict[str, str], cwd: str) -> Session:
+    def _request(self) -> tuple[Request, Container]:
+        stanza = self.kernel_spec.metadata.get("kernel_provisioner", {})
+        source = str(pathlib.Path(self.kernel_spec.resource_dir, "kernel.json"))
+        request = parse_request(stanza.get("config", {}), source=source)
+        return request, container_of(request, source=source).resolved(os.path.realpath)
+
+    async def _open(self, request: Request, container: Container, env: dict[str, str], cwd: str) -> Session:
         """Return the session, made for the first start, and after its job has ended for good."""
         if self._session is None or self._session.phase == Phase.OVER:
             assert self.parent
@@ -138,6 +153,8 @@ class FarkernelProvisioner(KernelProvisionerBase):
                 return self._job(
                     request,
                     kernel=self.kernel_spec.display_name,
+                    kernelspec=self._kernel_name,
+                    container=container,
                     python=request.launcher.python or sys.executable,
                     env=env,
                     cwd=cwd,

@@ -107,6 +107,23 @@ def _modules(value: object) -> tuple[str, ...]:
     raise ValueError('a list of modules such as ["gcc/12.2.0", "cray-mpich"], without blanks and colons')
 
 
+def _volumes(value: object) -> tuple[str, ...]:
+    words = _strings(value)
+    if all(re.fullmatch(r"/[^:;]*:/[^:;]*(:[^:;]+)?", word) for word in words):
+        return words
+    raise ValueError('a list of volumes such as ["/scratch/alice:/data", "/global/ref:/ref:ro"], with absolute paths')
+
+
+def _variables(value: object) -> dict[str, str]:
+    if isinstance(value, Mapping):
+        variables = {str(name): text for name, text in value.items()}
+        if all(re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) for name in variables) and all(
+            isinstance(text, str) and "\0" not in text for text in variables.values()
+        ):
+            return variables
+    raise ValueError('environment variables such as {"OMP_NUM_THREADS": "4"}, each value a text')
+
+
 _BURST_BUFFER_EXPECTED = 'lines that begin with #DW or #BB, or {"file": "/path"}'
 
 
@@ -210,10 +227,33 @@ class SlurmRequest(_Part):
 
 
 class ContainerRequest(_Part):
-    """The image that the kernel runs in."""
+    """The image that the kernel runs in. What its runtime would not take is known to `container_of` alone."""
 
-    runtime: Annotated[Literal["none"], _matching("none", '"none"')] = Field(
-        default="none", description="How the kernel's command is put inside an image; none runs it as it is."
+    runtime: Annotated[str, _matching(r"[A-Za-z0-9][\w.-]*", "the name of a container runtime")] = Field(
+        default="none",
+        description="What puts the kernel's command inside the image: shifter, podman-hpc, apptainer, charliecloud or"
+        " one that the site has added; none runs it as it is.",
+    )
+    image: Text | None = Field(default=None, description="The image's name, as the runtime knows it.")
+    volumes: Annotated[tuple[str, ...], BeforeValidator(_volumes)] = Field(
+        default=(),
+        description='Directories of the node that are seen inside, as "source:target" or "source:target:flags".',
+    )
+    modules: Annotated[tuple[str, ...], BeforeValidator(_modules)] = Field(
+        default=(), description="The runtime's own modules, such as Shifter's mpich."
+    )
+    env: Annotated[dict[str, str], BeforeValidator(_variables)] = Field(
+        default={}, description="Environment variables inside the image; they win over the kernelspec's env."
+    )
+    workdir: AbsolutePath | None = Field(
+        default=None, description="Directory inside the image that the kernel starts in; null is kernel.cwd."
+    )
+    args: Annotated[tuple[str, ...], BeforeValidator(_strings)] = Field(
+        default=(), description="Other options of the runtime, each a word of its command line."
+    )
+    spank: Annotated[Literal["short", "long", "off"], _matching("short|long|off", '"short", "long" or "off"')] = Field(
+        default="short",
+        description="How srun is told of a Shifter image: --image (short), --shifter.image (long), or not (off).",
     )
 
 
@@ -251,7 +291,14 @@ class LauncherRequest(_Part):
         ]
         | None
     ) = Field(default=None, description="Network interface, by name or address, that it listens on; null is all.")
-    start_timeout: Duration = Field(default=60.0, description="How long it may take to come up once the job runs.")
+    start_timeout: Duration = Field(
+        default=60.0, description="How long it may take to come up once the job runs, and the kernel after it."
+    )
+
+    @property
+    def on_node(self) -> str:
+        """The directory on the node in which it makes its private one."""
+        return self.directory or "/tmp"  # noqa: S108
 
 
 class KernelRequest(_Part):

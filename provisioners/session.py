@@ -17,7 +17,7 @@ import enum
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,9 @@ from farkernel.launcher.sockets import Frames
 from farkernel.provisioners import kernel_failures, states
 from farkernel.provisioners.background import Background
 from farkernel.provisioners.clients import Clients
+from farkernel.provisioners.containers.base import Command, Container
 from farkernel.provisioners.errors import FarkernelError, JobEnded, QueueTimeout
+from farkernel.provisioners.image_failures import image_failure
 from farkernel.provisioners.job import Job, Status
 from farkernel.provisioners.remote import Remote, Tenant
 from farkernel.provisioners.request import Request
@@ -69,8 +71,8 @@ class Plan:
 
     :param name: the kernel's display name
     :param argv: its command as the kernelspec has it, for messages
-    :param command: what is run on the node, where `{connection_file}` is replaced
-    :param env: variables on top of the job's
+    :param container: the image that it runs in
+    :param command: what is run on the node
     :param cwd: directories of which the first that exists on the node is taken
     """
 
@@ -78,9 +80,9 @@ class Plan:
     kernel_name: str
     language: str
     argv: list[str]
-    command: list[str]
-    env: dict[str, str]
-    cwd: list[str]
+    container: Container
+    command: Command
+    cwd: Sequence[str]
 
 
 @dataclass
@@ -223,16 +225,19 @@ class Session:
         if self._ready is None or self._ready.done():
             self._ready = self._loop.create_future()
         key, scheme = self._signing
+        command = self._plan.command
         return StartKernel(
             kernel=_KERNEL,
             generation=self._generation,
-            argv=self._plan.command,
-            env=self._plan.env,
-            cwd=self._plan.cwd,
+            argv=command.argv,
+            env=command.env,
+            cwd=list(self._plan.cwd),
             transport=transport,
             key=key.decode(),
             signature_scheme=scheme,
             kernel_name=self._plan.kernel_name,
+            files=command.files,
+            cleanup=command.cleanup,
         )
 
     async def _bring_up(self) -> None:
@@ -500,6 +505,17 @@ class Session:
 
     async def _on_early_end(self, event: KernelEnded) -> None:
         """The kernel has ended before it answered; it may be one that cannot use unix sockets."""
+        plan = self._plan
+        if about_image := image_failure(
+            plan.container,
+            event.exit_code,
+            event.stderr,
+            kernel=plan.name,
+            kernelspec=plan.kernel_name,
+            node=self.node,
+        ):
+            self._resolve(about_image)
+            return
         shared = False
         if self._transport == "ipc" and self.request.kernel.transport == "auto" and kernel_failures.may_lack_ipc(event):
             shared = self.job is None or not await self.job.is_exclusive()
@@ -509,7 +525,7 @@ class Session:
                 self._log.info("The kernel has ended at once (%s); trying TCP", kernel_failures.how(event))
                 self._remote.order(self._next_order("tcp"))
                 return
-        self._resolve(kernel_failures.early_end(event, self._plan.argv, self._plan.name, self.node, shared=shared))
+        self._resolve(kernel_failures.early_end(event, plan.argv, plan.name, self.node, shared=shared))
 
     def _spawn(self, work: Any) -> None:
         task = self._loop.create_task(work)

@@ -15,8 +15,11 @@ LAUNCHER = [file for file in FILES if file.is_relative_to(ROOT / "launcher")]
 
 PURE = (
     "provisioners/commands.py",
+    "provisioners/containers/base.py",
+    "provisioners/containers/shifter.py",
     "provisioners/environment.py",
     "provisioners/errors.py",
+    "provisioners/image_failures.py",
     "provisioners/kernel_command.py",
     "provisioners/kernel_failures.py",
     "provisioners/launch_failures.py",
@@ -140,6 +143,7 @@ def test_a_pure_module_loads_no_edge() -> None:
         "farkernel.launcher",
         "farkernel.launcher.protocol",
         "farkernel.provisioners",
+        "farkernel.provisioners.containers",
     }
 
 

@@ -7,6 +7,7 @@ import zmq
 
 from farkernel.kernelspecs.install import Installed
 from farkernel.provisioners.cli.findings import Finding, ok, problem, warning
+from farkernel.provisioners.containers.registry import container_of
 from farkernel.provisioners.errors import RequestError
 from farkernel.provisioners.request import parse_request
 
@@ -63,7 +64,7 @@ def _check_spec(spec: Installed) -> Finding:
             f"There are: {', '.join(PROVISIONERS)}.",
         )
     try:
-        parse_request(spec.config, source=spec.source)
+        container_of(parse_request(spec.config, source=spec.source), source=spec.source)
     except RequestError as error:
         return problem(subject, str(error), f"Correct {spec.source}, or install it again with --replace.")
     return ok(subject, f"{spec.display_name} ({spec.source})")

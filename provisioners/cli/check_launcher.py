@@ -99,7 +99,7 @@ async def _check_here(python: str) -> Finding:
 async def _check_on_node(spec: Installed, request: Request, wait: float) -> Finding:
     subject = f"{ON_NODE}, {spec.name}"
     try:
-        env = srun_env(_small(request.slurm), for_submission(os.environ))
+        env = srun_env(_small(request.slurm), for_submission(os.environ, os.environ))
         answer = await run(srun_probe(request), env=env, timeout=wait)
     except TimeoutError as error:
         advice = "Try when nodes are idle, or wait longer: --wait."

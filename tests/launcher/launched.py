@@ -36,6 +36,8 @@ def command(*argv: str, kernel: int = 1, generation: int = 1) -> StartKernel:
         key=KEY,
         signature_scheme="hmac-sha256",
         kernel_name="name",
+        files={},
+        cleanup=[],
     )
 
 

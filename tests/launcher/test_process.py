@@ -33,7 +33,11 @@ def start(base: pathlib.Path) -> Iterator[Start]:
     started: list[KernelProcess] = []
 
     def call(
-        *argv: str, env: dict[str, str] | None = None, cwd: tuple[str, ...] = ("/",), transport: str = "ipc"
+        *argv: str,
+        env: dict[str, str] | None = None,
+        cwd: tuple[str, ...] = ("/",),
+        transport: str = "ipc",
+        files: dict[str, str] | None = None,
     ) -> KernelProcess:
         order = StartKernel(
             kernel=1,
@@ -45,6 +49,8 @@ def start(base: pathlib.Path) -> Iterator[Start]:
             key="a-secret-key",
             signature_scheme="hmac-sha256",
             kernel_name="name",
+            files=files or {},
+            cleanup=[],
         )
         started.append(KernelProcess(order, base, {"PATH": os.environ["PATH"], "OF_THE_JOB": "1", "BOTH": "job"}))
         return started[-1]
@@ -239,3 +245,17 @@ def test_tcp_ports_are_free_and_not_those_of_outgoing_connections(start: Start) 
     for port in ports:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
+
+
+def test_files_lie_beside_the_connection_file(start: Start, base: pathlib.Path) -> None:
+    process = start("cat", "{kernel_directory}/environment", files={"environment": "TOKEN=secret\n"})
+
+    (file,) = base.glob("*/environment")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert _all_output(process) == b"TOKEN=secret\n"
+
+
+def test_a_command_may_name_the_directory_that_it_runs_in(start: Start, tmp_path: pathlib.Path) -> None:
+    process = start("echo", "--workdir={kernel_cwd}", cwd=("/not/there", str(tmp_path)))
+
+    assert _all_output(process).decode() == f"--workdir={tmp_path}\n"

@@ -33,6 +33,8 @@ START = StartKernel(
     key="key",
     signature_scheme="hmac-sha256",
     kernel_name="python3",
+    files={"environment": "NAME=value\n"},
+    cleanup=["rm", "{kernel_directory}"],
 )
 ORDERS = [START, SignalKernel(1, 2), EndLauncher()]
 EVENTS = [

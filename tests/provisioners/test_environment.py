@@ -34,13 +34,13 @@ USERS = {
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_what_gives_access_to_the_server_stays_there(name: str) -> None:
-    assert for_submission(USERS | {name: "x"}) == USERS
+    assert for_submission(USERS | {name: "x"}, {}) == USERS
     assert for_kernel({name: "x"}, {}) == {}
 
 
 @pytest.mark.parametrize("name", LOGIN_NODES)
 def test_what_exists_on_the_login_node_only_stays_there(name: str) -> None:
-    assert for_submission(USERS | {name: "x"}) == USERS
+    assert for_submission(USERS | {name: "x"}, {}) == USERS
 
 
 JOB = {
@@ -55,14 +55,14 @@ JOB = {
 
 
 def test_a_server_that_runs_in_a_job_does_not_pass_that_on() -> None:
-    assert for_submission(USERS | JOB) == USERS
-    assert for_submission(USERS | {"SLURM_CLUSTERS": "c"} | JOB) == USERS | {"SLURM_CLUSTERS": "c"}
+    assert for_submission(USERS | JOB, {}) == USERS
+    assert for_submission(USERS | {"SLURM_CLUSTERS": "c"} | JOB, {}) == USERS | {"SLURM_CLUSTERS": "c"}
 
 
 def test_the_users_own_defaults_of_slurm_are_passed_on() -> None:
     defaults = {"SLURM_ACCOUNT": "physics", "SBATCH_QOS": "debug", "SLURM_TIME_FORMAT": "relative"}
 
-    assert for_submission(USERS | defaults) == USERS | defaults
+    assert for_submission(USERS | defaults, {}) == USERS | defaults
 
 
 def test_a_kernel_gets_what_differs_from_the_servers() -> None:

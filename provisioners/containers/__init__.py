@@ -1,0 +1,1 @@
+"""How a kernel's command is put inside an image: one module for each container runtime."""
