@@ -42,7 +42,7 @@ _ASKED = 10
 _QUERY = 15.0
 """Seconds for an answer of Slurm's."""
 
-_LEAVE = 4.0
+_LEAVE = 8.0
 """Seconds that a launcher has to end its kernels and leave."""
 
 log = logging.getLogger("farkernel")

@@ -9,6 +9,7 @@ import asyncio
 import os
 import pathlib
 import re
+import secrets
 import signal
 import sys
 from collections.abc import Callable
@@ -84,6 +85,7 @@ class FarkernelProvisioner(KernelProvisionerBase):
             home=home,
             cwd=[request.kernel.cwd] if request.kernel.cwd else [cwd, home],
             directory=request.launcher.on_node,
+            name=f"farkernel-{secrets.token_hex(6)}",
         )
         plan = Plan(
             name=self.kernel_spec.display_name,

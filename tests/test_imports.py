@@ -16,6 +16,8 @@ LAUNCHER = [file for file in FILES if file.is_relative_to(ROOT / "launcher")]
 PURE = (
     "provisioners/commands.py",
     "provisioners/containers/base.py",
+    "provisioners/containers/charliecloud.py",
+    "provisioners/containers/podman_hpc.py",
     "provisioners/containers/shifter.py",
     "provisioners/environment.py",
     "provisioners/errors.py",

@@ -40,6 +40,7 @@ class Inside:
     :param home: the user's home directory
     :param cwd: directories on the node of which the first that exists is taken
     :param directory: the directory on the node below which the kernel's own one is made
+    :param name: what a runtime that names its containers may call this one; no other has it
     """
 
     argv: Sequence[str]
@@ -47,6 +48,7 @@ class Inside:
     home: str
     cwd: Sequence[str]
     directory: str
+    name: str = "farkernel"
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,22 @@ class Container:
         """
         return None
 
+    def not_for_it(self, *keys: str) -> list[str]:
+        """Complain about keys that mean nothing to this runtime."""
+        given = self.request.model_fields_set.intersection(keys)
+        return [f'container.{key}: means nothing to the runtime "{self.request.runtime}"' for key in sorted(given)]
+
+    def options_of_ours(self, *options: str) -> list[str]:
+        """Complain about words of `container.args` that are options which farkernel gives, or must not have."""
+        args = self.request.args
+        words = [word for word in args if (word.partition("=")[0] if word.startswith("--") else word[:2]) in options]
+        return [f'container.args: "{word}" is not allowed: farkernel sets it, or has a key for it' for word in words]
+
+    def seen(self, path: str, inside: Inside) -> bool:
+        """Whether a directory of the host has the same path inside: in the home directory, in /tmp, in a volume."""
+        same = [volume.source for volume in self.volumes if volume.source == volume.target]
+        return any(within(path, place) for place in (inside.home, inside.directory, *same))
+
     def environment(self, inside: Inside) -> dict[str, str]:
         """Return the variables that must be seen inside: the kernelspec's, and above them `container.env`."""
         # The home directory is the host's: what the user has installed there for its Python is not for the image's.
@@ -213,6 +231,37 @@ def environment_file(env: Mapping[str, str]) -> tuple[str, dict[str, str]]:
     plain = {name: value for name, value in env.items() if value and value == value.strip() and value.isprintable()}
     lines = "".join(f"{name}={value}\n" for name, value in plain.items())
     return lines, {name: value for name, value in env.items() if name not in plain}
+
+
+def within(path: str, directory: str) -> bool:
+    """Whether a path is a directory or lies below it."""
+    return f"{path}/".startswith(f"{directory.rstrip('/')}/")
+
+
+def explained(troubles: Sequence[tuple[str, str, str]], exit_code: int, said: str, *, program: str) -> Trouble | None:
+    """Find the first trouble whose pattern occurs in what was said.
+
+    :param troubles: pattern, sentence and hint; the sentence may name the pattern's groups
+    :param program: the runtime's own
+    """
+    common = (
+        (
+            rf"env: .?{re.escape(program)}.?: No such file",
+            f"there is no {program} on the node",
+            "Correct container.runtime in the kernelspec, or load the module that brings it by kernel.modules; the"
+            " site's support knows which runtime there is.",
+        ),
+    )
+    for pattern, sentence, hint in (*troubles, *common):
+        if found := re.search(pattern, said):
+            groups = {key: value or "" for key, value in found.groupdict().items()}
+            return Trouble(sentence.format(**groups), hint)
+    return python_trouble(exit_code, said)
+
+
+CHECK_IMAGE = "`farkernel images list` shows the images that you may run; correct container.image in the kernelspec."
+CHECK_VOLUMES = "Correct container.volumes in the kernelspec."
+CHECK_COMMAND = "`farkernel images check` shows what is in it; correct argv in the kernelspec, or choose another image."
 
 
 def python_trouble(exit_code: int, said: str) -> Trouble | None:

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from typing import ClassVar, Self
 
 from farkernel.provisioners.containers.base import (
+    CHECK_COMMAND,
+    CHECK_IMAGE,
+    CHECK_VOLUMES,
     ENVIRONMENT_FILE,
     KERNEL_DIRECTORY,
     NODES_OWN,
@@ -21,7 +24,8 @@ from farkernel.provisioners.containers.base import (
     Trouble,
     Volume,
     environment_file,
-    python_trouble,
+    explained,
+    within,
 )
 
 # `shifter` is setuid: the loader takes these from its environment (ld.so(8), secure-execution mode).
@@ -44,7 +48,7 @@ _PATH = re.compile(r"/[\w:.+/-]*", re.ASCII)
 _FLAGS = re.compile(r"ro|perNodeCache=[\w=.,]+", re.ASCII)
 _TARGETS_REFUSED = re.compile(r"/|/(etc|var(?!/tmp/?$)|opt/udiImage).*|/opt/?", re.DOTALL)
 
-_OURS = re.compile(r"--(image|volume|module|env|env-file|workdir)(=.*)?|-[iVme].*|--", re.DOTALL)
+_OURS = ("--image", "-i", "--volume", "-V", "--module", "-m", "--env", "-e", "--env-file", "--workdir", "--")
 
 
 class ShifterImages(ImageStore):
@@ -110,11 +114,7 @@ class Shifter(Container):
             found.append(f'container.image: {_IMAGE_EXPECTED}, not "{request.image}"')
         for volume in self.volumes:
             found += [f'container.volumes: "{volume}": {problem}' for problem in _volume_problems(volume)]
-        found += [
-            f'container.args: "{word}" is not allowed: use container.image, volumes, modules, env and workdir'
-            for word in request.args
-            if _OURS.fullmatch(word)
-        ]
+        found += self.options_of_ours(*_OURS)
         if directory.startswith("/run"):
             found.append(f'launcher.directory: "{directory}" is not seen in an image; use /tmp or /dev/shm')
         return found
@@ -167,11 +167,7 @@ class Shifter(Container):
 
     def explain(self, exit_code: int, said: str) -> Trouble | None:
         """Recognise what `shifter`, the plugin of Slurm and the loader inside say."""
-        for pattern, sentence, hint in _TROUBLES:
-            if found := re.search(pattern, said):
-                groups = {key: value or "" for key, value in found.groupdict().items()}
-                return Trouble(sentence.format(**groups), hint)
-        return python_trouble(exit_code, said)
+        return explained(_TROUBLES, exit_code, said, program="shifter")
 
     @property
     def _image(self) -> str:
@@ -190,8 +186,7 @@ def full_name(image: str) -> str:
 
 def _is_nodes_own(volume: Volume) -> bool:
     """Whether nothing can be said here of the volume's source: it lies on the node, or will be made there."""
-    inside = any(f"{volume.source}/".startswith(f"{place}/") for place in NODES_OWN)
-    return inside or volume.flags.startswith("perNodeCache")
+    return any(within(volume.source, place) for place in NODES_OWN) or volume.flags.startswith("perNodeCache")
 
 
 def _volume_problems(volume: Volume) -> list[str]:
@@ -209,29 +204,27 @@ def _volume_problems(volume: Volume) -> list[str]:
     return found
 
 
-_CHECK_IMAGE = "`farkernel images list` shows the images that you may run; correct container.image in the kernelspec."
-_CHECK_VOLUMES = "Correct container.volumes in the kernelspec."
 _CHECK_MODULES = "Correct container.modules in the kernelspec; the site's documentation lists Shifter's modules."
 
 _TROUBLES = (
     (
         r"FAILED to lookup (\w+ )?image|Failed to lookup image|failed to contact the image gateway",
         "Shifter does not know the image, you may not use it, or the image gateway is down",
-        _CHECK_IMAGE,
+        CHECK_IMAGE,
     ),
-    (r"FAILED to find requested image", "there is no image of that name or id", _CHECK_IMAGE),
-    (r"FAILED permission denied to image", "you may not use the image", _CHECK_IMAGE),
+    (r"FAILED to find requested image", "there is no image of that name or id", CHECK_IMAGE),
+    (r"FAILED permission denied to image", "you may not use the image", CHECK_IMAGE),
     (
         r'FAILED to find real path for volume "from": (?P<what>\S+)',
         "the source {what} of one of its volumes does not exist on the node, or not where Shifter can see it",
-        _CHECK_VOLUMES,
+        CHECK_VOLUMES,
     ),
     (
         r"Invalid Volume Map: (?P<what>\S+?),|disallowed volume map request:? ?(?P<other>\S*)|Failed to parse volume map",  # noqa: E501
         "Shifter refuses one of its volumes: {what}{other}",
-        _CHECK_VOLUMES,
+        CHECK_VOLUMES,
     ),
-    (r"Unknown flag: (?P<what>.*)", "Shifter does not know the flag of one of its volumes: {what}", _CHECK_VOLUMES),
+    (r"Unknown flag: (?P<what>.*)", "Shifter does not know the flag of one of its volumes: {what}", CHECK_VOLUMES),
     (
         r"Unknown shifter module: (?P<what>\S+)|Invalid shifter module selection: (?P<other>\S+)",
         "Shifter has no module {what}{other}",
@@ -260,11 +253,6 @@ _TROUBLES = (
     (
         r"shifter: (?P<what>.+?): No such file or directory",
         "the image has no command {what}",
-        "`farkernel images check` shows what is in it; correct argv in the kernelspec, or choose another image.",
-    ),
-    (
-        r"env: .?shifter.?: No such file",
-        "there is no shifter on the node",
-        "Ask the site's support which container runtime there is, and correct container.runtime in the kernelspec.",
+        CHECK_COMMAND,
     ),
 )
