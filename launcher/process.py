@@ -25,6 +25,7 @@ _TAIL = 4096
 _LOWEST_PORT = 10000
 
 _CONNECTION_FILE = "kernel.json"
+_PID_FILE = "pid"
 
 
 class KernelProcess:
@@ -84,12 +85,17 @@ class KernelProcess:
         return self.poll() == -signal.SIGKILL and node.out_of_memory_kills() > self._oom_before
 
     def signal(self, signum: int) -> None:
-        """Send a signal to the process group: what the kernel has started gets it too.
+        """Send a signal to the kernel's process group: what it has started gets it too.
+
+        A container runtime may be a process of its own, beside the kernel's; it gets SIGKILL alone.
 
         :raises PermissionError: it is somebody else's for the moment: a setuid program that sets up a container
         """
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signum)
+        inside = self._pid_inside()
+        groups = {inside or self.pid, *((self.pid,) if signum == signal.SIGKILL else ())}
+        for group in groups:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(group, signum)
 
     def read_output(self) -> bytes | None:
         """Return what the process has written since; None at the end."""
@@ -123,6 +129,13 @@ class KernelProcess:
     def removed(self) -> bool:
         """Whether nothing is left of it: the cleanup command has ended too."""
         return self._cleanup is None or self._cleanup.poll() is not None
+
+    def _pid_inside(self) -> int:
+        """Return the process id that a container runtime has noted; 0 for none."""
+        with contextlib.suppress(OSError, ValueError):
+            pid = int((self.directory / _PID_FILE).read_text(encoding="ascii"))
+            return pid if pid > 1 else 0
+        return 0
 
     def _filled(self, part: str) -> str:
         places = {

@@ -120,6 +120,7 @@ class StartKernel:
     :param argv: its command; `{connection_file}`, `{kernel_directory}` (its own one) and `{kernel_cwd}` are replaced on
         the node
     :param env: variables on top of the job's own
+        A container runtime that does not become the kernel writes the kernel's process id to `{kernel_directory}/pid`
     :param files: what is to lie in its directory, content by name; only the user can read it
     :param cleanup: a command, with the same words replaced, for when it has ended; empty for none
     :param cwd: directories of which the first that exists is taken

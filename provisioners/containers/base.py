@@ -12,6 +12,9 @@ from typing import ClassVar, Self
 
 from farkernel.provisioners.request import ContainerRequest
 
+PID_FILE = "pid"
+"""The file in the kernel's own directory to which a runtime that does not become the kernel writes the kernel's pid."""
+
 CONNECTION_FILE = "{connection_file}"
 """Stands for the path of the kernel's connection file; filled in on the node, as are the next two."""
 

@@ -13,6 +13,7 @@ from farkernel.provisioners.containers.base import (
     ENVIRONMENT_FILE,
     KERNEL_CWD,
     KERNEL_DIRECTORY,
+    PID_FILE,
     Command,
     Container,
     ImageEntry,
@@ -31,7 +32,7 @@ _PODMANS_OWN = frozenset({125, 126})
 """Exit codes that podman-run(1) keeps for its own failures."""
 
 _OURS = (
-    *("--rm", "--replace", "--name", "--pull", "--detach", "-d", "--tty", "-t", "--interactive", "-i", "--sig-proxy"),
+    *("--rm", "--replace", "--name", "--pull", "--detach", "-d", "--tty", "-t", "--interactive", "-i", "--pidfile"),
     *("--volume", "-v", "--env", "-e", "--env-file", "--workdir", "-w", "--"),
 )
 
@@ -62,8 +63,9 @@ class PodmanHpcImages(ImageStore):
 class PodmanHpc(Container):
     """Runs the command by `podman-hpc run` on the node, in the host's network and with the user's home directory.
 
-    The process that the launcher sees is podman's client: it passes signals on. If it is killed the container runs on,
-    so that what is left is removed by the container's name.
+    The process that the launcher sees is podman's. It cannot pass signals on: the outer of its two processes ends at
+    SIGINT, in podman 4.3; so they go to the kernel's own process. And the container outlives a podman that was killed:
+    what is left is removed by the container's name.
     """
 
     images = PodmanHpcImages()
@@ -85,6 +87,7 @@ class PodmanHpc(Container):
             *(f"--volume={volume}" for volume in self.volumes),
             *(f"--env={name}" for name in (*_PASSED, *others)),
             f"--env-file={KERNEL_DIRECTORY}/{ENVIRONMENT_FILE}",
+            f"--pidfile={KERNEL_DIRECTORY}/{PID_FILE}",
             f"--workdir={request.workdir or KERNEL_CWD}",
             *request.args,
             request.image or "",
