@@ -25,6 +25,7 @@ class Settings:
     qos: str | None = None
     time: str | None = None
     constraint: str | None = None
+    image: str | None = None
 
     @property
     def slurm(self) -> dict[str, str]:
@@ -50,6 +51,11 @@ class Template:
     def provisioner(self) -> str:
         """The name of the provisioner that starts its kernels."""
         return str(self.spec["metadata"]["kernel_provisioner"]["provisioner_name"])
+
+    @property
+    def in_image(self) -> bool:
+        """Whether its kernels run in an image, by a Python of the image."""
+        return "container" in self.config
 
     @property
     def config(self) -> dict[str, Any]:
@@ -86,6 +92,14 @@ def apply_settings(template: Template, settings: Settings) -> Template:
         spec["display_name"] = settings.display_name
     if settings.python is not None:
         spec["argv"][0] = _program(settings.python)
+    if settings.image is not None:
+        config = spec["metadata"]["kernel_provisioner"].get("config", {})
+        if "container" not in config:
+            raise RequestError(
+                f"The template {template.name!r} runs its kernels in no image: --image cannot apply.",
+                hint="Leave it out, or choose a template with a container, such as cori-knl-shifter.",
+            )
+        config["container"]["image"] = settings.image
     if settings.slurm:
         config = spec["metadata"]["kernel_provisioner"].get("config", {})
         if "slurm" not in config:

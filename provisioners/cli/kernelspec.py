@@ -61,26 +61,33 @@ def install_command(
     constraint: Annotated[str | None, typer.Option(metavar="C", help="The features a node must have.")] = None,
     python: Annotated[
         str | None,
-        typer.Option(metavar="P", help="The Python that has ipykernel, on the node; this one by default."),
+        typer.Option(
+            metavar="P",
+            help="The Python that has ipykernel, on the node; this one by default, the image's in an image.",
+        ),
     ] = None,
+    image: Annotated[str | None, typer.Option(metavar="I", help="The image that the kernel runs in.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite a kernelspec of that name.")] = False,
 ) -> None:
     """Install a kernelspec from a template."""
     from farkernel.kernelspecs.install import install, is_on_jupyter_path  # noqa: PLC0415  (loads Jupyter)
 
     where = _destination(user=user, sys_prefix=sys_prefix, prefix=prefix)
+    loaded = load_template(name)
     settings = Settings(
         display_name=display_name,
-        python=python or sys.executable,
+        python=python or (None if loaded.in_image else sys.executable),
         account=account,
         qos=qos,
         time=time,
         constraint=constraint,
+        image=image,
     )
-    template = apply_settings(load_template(name), settings)
+    template = apply_settings(loaded, settings)
     folder = install(template, name=kernel_name, prefix=where, replace=replace)
     Console(soft_wrap=True).print(Text(f"Installed {folder.name} in {folder}"))
-    _warn_about_python(template.spec["argv"][0])
+    if not template.in_image:
+        _warn_about_python(template.spec["argv"][0])
     if not is_on_jupyter_path(folder):
         _warn(f"Jupyter does not look in {folder.parent}: add {folder.parent.parent} to JUPYTER_PATH.")
 

@@ -13,7 +13,8 @@ import sys
 import threading
 from pathlib import Path
 
-from tests.cluster import mounts, services
+from tests.cluster import containers, mounts, services
+from tests.cluster.shifter import install as shifter
 from tests.cluster.site import CHECKOUT, HOSTS, USERS, HostSpec, Role
 
 # /root too, so that nothing that root does in a host ends up in the machine's
@@ -46,6 +47,7 @@ def _furnish(spec: HostSpec, state: Path) -> None:
     """Mount what the host has of its own and what it shares, over the machine's file system."""
     mounts.proc()
     needed = mounts.needed()
+    runtimes = (shifter.Mounts(state), containers.Mounts())
     own = state / "hosts" / spec.name
     places = {
         "/etc": state / "etc",
@@ -66,6 +68,9 @@ def _furnish(spec: HostSpec, state: Path) -> None:
         if source.path == CHECKOUT:
             mounts.protect(source)
     _make_directories(spec)
+    if spec.role is not Role.LAPTOP:
+        for runtime in runtimes:
+            runtime.bind()
     if spec.role is Role.CONTROLLER:
         database.bind(directory("/run/mysqldata", "mysql", 0o700))
     if spec.role is Role.COMPUTE:

@@ -7,6 +7,10 @@ from pathlib import Path
 from tests.cluster.host import Host
 from tests.cluster.site import USERS
 
+# The process that keeps the user namespace of all of a user's podman containers on a node. Where Slurm tracks processes
+# by cgroups it goes with the job.
+_STAYS = {"podman", "/usr/bin/podman"}
+
 
 @dataclass(frozen=True)
 class Process:
@@ -24,8 +28,9 @@ def user_processes(hosts: list[Host]) -> list[Process]:
             with contextlib.suppress(OSError):  # it has ended meanwhile
                 status = _status(pid)
                 user = names.get(int(status["Uid"].split()[0]))
-                if user and not status["State"].startswith("Z"):
-                    line = f"process on {host.spec.name}: {user} {_command(pid) or status['Name']}"
+                command = _command(pid)
+                if user and not status["State"].startswith("Z") and command not in _STAYS:
+                    line = f"process on {host.spec.name}: {user} {command or status['Name']}"
                     found.append(Process(pid, int(status["PPid"]), line))
     return found
 

@@ -34,6 +34,15 @@ def tmpfs(target: Path, mode: int) -> None:
     _mount("tmpfs", target, "tmpfs", data=f"mode={mode:o}")
 
 
+def cgroups(target: Path) -> None:
+    _mount("none", target, "cgroup2")
+
+
+def overlay(upper: Path, target: Path) -> None:
+    """Show what is in `upper` beside what is in the target."""
+    _mount("overlay", target, "overlay", _RDONLY, f"lowerdir={upper}:{target}")
+
+
 def terminals() -> None:
     """Give the host terminals of its own."""
     _mount("devpts", Path("/dev/pts"), "devpts", data="newinstance,ptmxmode=0666,mode=620,gid=5")

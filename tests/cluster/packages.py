@@ -5,6 +5,8 @@ import shutil
 import subprocess
 import sys
 
+from tests.cluster.containers import PACKAGES as CONTAINERS
+from tests.cluster.shifter.install import PACKAGES as SHIFTER
 from tests.cluster.site import UnavailableError
 
 PACKAGES = (
@@ -23,6 +25,8 @@ PACKAGES = (
     "slurmd",
     "slurmdbd",
     "util-linux",
+    *CONTAINERS,
+    *SHIFTER,
 )
 _ISOLATED = ("unshare", "--net", "--uts", "--mount", "--ipc", "--pid", "--fork")
 _CABLE = "ip link add one type veth peer name two && ip link add br0 type bridge"

@@ -12,10 +12,13 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from tests.cluster import containers, image
+from tests.cluster.shifter import install as shifter
 from tests.cluster.site import HOSTS, USERS
 
 _PARENT = Path("/var/tmp")
 _PREFIX = "farkernel-cluster-"
+_ACCOUNTING = ("accounting.sacctmgr", "associations.sacctmgr")
 _OURS = Path(__file__).with_name("etc")
 
 
@@ -39,6 +42,8 @@ class State:
         for host in HOSTS:
             for part in ("log", "spool", "munge"):
                 self.host(host).joinpath(part).mkdir(parents=True)
+        image.build()
+        shifter.install(self.path, rootfs=image.rootfs())
 
     def host(self, name: str) -> Path:
         return self.path / "hosts" / name
@@ -83,6 +88,7 @@ def _write_etc(etc: Path) -> None:
     _write_slurm(etc)
     _write_munge_key(etc / "munge")
     _write_ssh(etc / "ssh")
+    containers.configure(etc)
     shutil.copy(_OURS / "pam-sshd-compute", etc)
     module = etc / "environment-modules/modules/farkernel-test/1.0"
     module.parent.mkdir(parents=True)
@@ -102,7 +108,14 @@ def _write_slurm(etc: Path) -> None:
     shutil.rmtree(slurm, ignore_errors=True)
     (slurm / "plugstack.conf.d").mkdir(parents=True)
     (slurm / "plugstack.conf").touch()
-    for name in ("slurm.conf", "slurmdbd.conf", "job_submit.lua", "accounting.sacctmgr", "associations.sacctmgr"):
+    for name in (
+        "slurm.conf",
+        "cgroup.conf",
+        "slurmdbd.conf",
+        "job_submit.lua",
+        "accounting.sacctmgr",
+        "associations.sacctmgr",
+    ):
         shutil.copy(_OURS / name, slurm)
     (slurm / "slurmdbd.conf").chmod(0o600)
     shutil.chown(slurm / "slurmdbd.conf", "slurm", "slurm")

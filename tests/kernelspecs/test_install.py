@@ -20,7 +20,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["cori-haswell", "cori-knl", "local"])
+@pytest.mark.parametrize("name", ["cori-haswell", "cori-knl", "cori-knl-shifter", "local"])
 def test_jupyter_finds_what_was_installed_for_the_user(name: str, data: Path) -> None:
     template = load_template(name)
 

@@ -11,7 +11,7 @@ from farkernel.kernelspecs.templates import Settings, apply_settings, load_templ
 from farkernel.provisioners.errors import FarkernelError, RequestError
 from farkernel.provisioners.request import parse_request
 
-NAMES = ["cori-haswell", "cori-knl", "local"]
+NAMES = ["cori-haswell", "cori-haswell-shifter", "cori-knl", "cori-knl-shifter", "local"]
 
 
 def test_the_templates_have_these_names() -> None:
@@ -37,7 +37,13 @@ def test_a_template_is_a_kernelspec_that_jupyter_and_farkernel_take(name: str) -
 
 
 @pytest.mark.parametrize(
-    ("name", "constraint", "threads"), [("cori-haswell", "haswell", "32"), ("cori-knl", "knl", "68")]
+    ("name", "constraint", "threads"),
+    [
+        ("cori-haswell", "haswell", "32"),
+        ("cori-knl", "knl", "68"),
+        ("cori-haswell-shifter", "haswell", "32"),
+        ("cori-knl-shifter", "knl", "68"),
+    ],
 )
 def test_a_template_for_compute_nodes_asks_for_one_of_its_kind(name: str, constraint: str, threads: str) -> None:
     template = load_template(name)
@@ -47,6 +53,18 @@ def test_a_template_for_compute_nodes_asks_for_one_of_its_kind(name: str, constr
     assert (slurm.qos, slurm.constraint, slurm.nodes, slurm.time) == ("interactive", constraint, 1, "4:00:00")
     assert slurm.account is None
     assert template.spec["env"] == {"OMP_NUM_THREADS": threads}
+
+
+def test_a_template_with_an_image_keeps_the_images_python() -> None:
+    template = load_template("cori-knl-shifter")
+    assert template.in_image
+    assert template.display_name == "Cori KNL (Shifter)"
+    changed = apply_settings(template, Settings(image="docker:my/image:1"))
+    container = parse_request(changed.config, source="x").container
+    assert (container.runtime, container.image) == ("shifter", "docker:my/image:1")
+    assert changed.spec["argv"][0] == "python3"
+    with pytest.raises(RequestError, match="--image cannot apply"):
+        apply_settings(load_template("cori-knl"), Settings(image="docker:my/image:1"))
 
 
 def test_the_local_template_has_no_slurm() -> None:

@@ -1,0 +1,255 @@
+"""Kernels inside images. The runtimes are real; Shifter's stand-in is a real program that behaves as Shifter does."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from jupyter_client.manager import AsyncKernelManager
+
+from farkernel.provisioners.errors import ContainerFailed, FarkernelError, RequestError
+from tests.cluster import Site
+from tests.cluster.containers import IMAGE as DIRECTORY
+from tests.cluster.image import MARK, PODMAN_NAME
+from tests.cluster.shifter import images, switches
+from tests.slurm.helpers import Client, Specs, eventually, jobs, kernel, server
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+IN_IMAGE = f"import os, platform; print(platform.node(), os.path.exists('/{MARK}'))"
+RUNTIMES: dict[str, dict[str, Any]] = {
+    "shifter": {"image": images.PYHEP.name},
+    "podman-hpc": {"image": PODMAN_NAME},
+    "charliecloud": {"image": str(DIRECTORY)},
+}
+PYTHON = ["python3", "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+
+
+@pytest.fixture(params=RUNTIMES)
+def runtime(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("PATH", f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin")
+    monkeypatch.setenv("USER", "alice")
+    return str(request.param)
+
+
+def spec(
+    specs: Specs, runtime: str, argv: list[str] | None = None, env: dict[str, str] | None = None, **more: Any
+) -> str:
+    container = {"runtime": runtime, **RUNTIMES[runtime], **more}
+    return specs(argv=argv or PYTHON, env=env, container=container, launcher={"python": sys.executable})
+
+
+async def failure(name: str) -> ContainerFailed:
+    """Start a kernel that cannot be started; the sentence names the image and the kernelspec."""
+    manager = AsyncKernelManager(kernel_name=name)
+    with pytest.raises(ContainerFailed) as caught:
+        await manager.start_kernel()
+    assert name in caught.value.what
+    assert caught.value.hint
+    await eventually(lambda: not jobs())
+    return caught.value
+
+
+# ---- what works everywhere ----
+
+
+async def test_a_kernel_in_an_image_on_a_knl_node(specs: Specs, runtime: str) -> None:
+    async with kernel(spec(specs, runtime)) as (manager, client):
+        cell = await client.run(IN_IMAGE)
+        assert cell.stdout.startswith("nid0230")
+        assert cell.stdout.endswith("True\n")
+
+        client.answers.append("Alice")
+        assert (await client.run("print('Hello', input('Who? '))")).stdout == "Hello Alice\n"
+
+        cell = await client.send("import time; print('sleeps', flush=True); time.sleep(600)").prints("sleeps")
+        await manager.interrupt_kernel()
+        await cell.done()
+        assert cell.errors[0].startswith("KeyboardInterrupt")
+
+        await client.run("x = 1")
+        (job,) = jobs()
+        await manager.restart_kernel()
+        assert (await client.run("print('x' in globals())")).stdout == "False\n"
+        assert jobs() == [job]
+
+        cell = await client.run("for _ in range(50): print('x' * 1_000_000)")
+        assert len(cell.stdout) == 50 * 1_000_001
+
+
+async def test_the_kernelspecs_variables_are_seen_inside_and_the_hosts_python_is_not(
+    specs: Specs, runtime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIRTUAL_ENV", "/of/the/host")
+    env = {"LD_LIBRARY_PATH": "/usr/common/root/lib", "PYTHONPATH": "/usr/common/root/lib", "TOKEN": "two words"}
+    env |= {"LINES2": "one\ntwo", "QUOTED": "\"a\" 'b' #c"}
+    async with kernel(spec(specs, runtime, env=env)) as (_, client):
+        cell = await client.run(f"import os; print([os.environ.get(name) for name in {[*env, 'PYTHONNOUSERSITE']}])")
+        assert cell.stdout.strip() == str([*env.values(), "1"])
+        cell = await client.run("print(os.environ['SLURM_JOB_ID'], os.getcwd(), os.path.expanduser('~'))")
+        assert cell.stdout.split()[0] == jobs()[0]
+        assert cell.stdout.split()[2] == "/home/alice"
+
+
+async def test_no_value_is_in_a_command_line(specs: Specs, runtime: str, cluster: Site) -> None:
+    async with kernel(spec(specs, runtime, env={"TOKEN": "s3cret-of-alice"})) as (_, client):
+        node = (await client.run("import platform; print(platform.node())")).stdout.strip()
+        lines = await asyncio.to_thread(cluster.run, node, "root", ["ps", "-e", "-o", "args"])
+        assert "ipykernel_launcher" in lines.stdout
+        assert "s3cret-of-alice" not in lines.stdout
+
+
+async def test_a_kernel_that_hangs_leaves_nothing(specs: Specs, runtime: str) -> None:
+    async with server() as manager:
+        kernel_id = await manager.start_kernel(kernel_name=spec(specs, runtime))
+        running: Any = manager.get_kernel(kernel_id)
+        async with Client(running) as client:
+            code = "import signal, time; signal.pthread_sigmask(signal.SIG_BLOCK, {2, 15}); print('deaf', flush=True)"
+            await client.send(f"{code}; time.sleep(600)").prints("deaf")
+            await running.shutdown_kernel(now=True)
+    await eventually(lambda: not jobs())
+
+
+async def test_a_kernel_that_is_killed_is_told(specs: Specs, runtime: str) -> None:
+    async with server() as manager:
+        kernel_id = await manager.start_kernel(kernel_name=spec(specs, runtime))
+        async with Client(manager.get_kernel(kernel_id)) as client:
+            cell = client.send("import ctypes; ctypes.string_at(0)")
+            await cell.done()
+            assert cell.errors[0].startswith("KernelDied")
+
+
+@pytest.mark.parametrize("command", ["nosuchkernel", "/opt/not/there"])
+async def test_an_image_without_the_kernels_command(specs: Specs, runtime: str, command: str) -> None:
+    error = await failure(spec(specs, runtime, argv=[command, "{connection_file}"]))
+    assert command in error.what
+    assert str(RUNTIMES[runtime]["image"]) in error.what
+
+
+async def test_an_image_whose_python_lacks_the_kernel(specs: Specs, runtime: str) -> None:
+    error = await failure(spec(specs, runtime, argv=["python3", "-m", "nosuchkernel", "{connection_file}"]))
+    assert "lacks nosuchkernel" in error.what
+
+
+UNKNOWN = {"shifter": "docker:nope/x:1", "podman-hpc": "localhost/nope:1", "charliecloud": "/run/images/nope"}
+
+
+async def test_an_unknown_image(specs: Specs, runtime: str) -> None:
+    error = await failure(spec(specs, runtime, image=UNKNOWN[runtime]))
+    assert UNKNOWN[runtime] in error.what
+    assert "farkernel images list" in error.hint
+
+
+async def test_a_volume_whose_source_is_missing(specs: Specs, runtime: str) -> None:
+    error = await failure(spec(specs, runtime, volumes=["/home/alice/nope:/mnt"]))
+    assert "/home/alice/nope" in f"{error.what} {error.said}"
+    assert "container.volumes" in error.hint
+
+
+async def test_a_volume(specs: Specs, runtime: str, cluster: Site) -> None:
+    await asyncio.to_thread(cluster.run, "cori01", "alice", ["sh", "-c", "mkdir -p data; echo yes > data/file"])
+    async with kernel(spec(specs, runtime, volumes=["/home/alice/data:/mnt"])) as (_, client):
+        assert (await client.run("print(open('/mnt/file').read())")).stdout == "yes\n\n"
+
+
+# ---- Shifter's own ----
+
+
+@pytest.fixture
+def path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/usr/local/bin:/usr/bin:/bin")
+
+
+@pytest.mark.usefixtures("path")
+class TestShifter:
+    async def test_stale_variables_of_another_container_do_not_matter(
+        self, specs: Specs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("SHIFTER_IMAGE", "SLURM_SPANK_SHIFTER_IMAGE", "_SLURM_SPANK_OPTION_shifter_image"):
+            monkeypatch.setenv(name, images.BUSY.name)
+        monkeypatch.setenv("SHIFTER_VOLUME", "/home/alice/nope:/mnt")
+        async with kernel(spec(specs, "shifter")) as (_, client):
+            assert (await client.run(IN_IMAGE)).stdout.endswith("True\n")
+
+    async def test_an_image_of_somebody_else(self, specs: Specs) -> None:
+        error = await failure(spec(specs, "shifter", image=images.OF_BOB.name))
+        assert images.OF_BOB.name in error.what
+
+    async def test_a_gateway_that_is_down(self, specs: Specs, gateway_down: None) -> None:
+        error = await failure(spec(specs, "shifter"))
+        assert "gateway" in error.what
+
+    async def test_an_image_without_python(self, specs: Specs) -> None:
+        error = await failure(spec(specs, "shifter", image=images.BUSY.name))
+        assert "no command python3" in error.what
+
+    async def test_an_image_without_ipykernel(self, specs: Specs) -> None:
+        error = await failure(spec(specs, "shifter", image=images.WITHOUT_IPYKERNEL.name))
+        assert "lacks ipykernel" in error.what
+
+    async def test_an_unknown_module(self, specs: Specs) -> None:
+        error = await failure(spec(specs, "shifter", modules=["nosuch"]))
+        assert "nosuch" in error.what
+
+    async def test_modules(self, specs: Specs) -> None:
+        async with kernel(spec(specs, "shifter", modules=["mpich"])) as (_, client):
+            assert (await client.run("import os; print(os.environ['MPICH_VERSION'])")).stdout == "4.0\n"
+
+    async def test_a_name_that_shifter_would_change(self, specs: Specs) -> None:
+        with pytest.raises(RequestError, match=r"container\.image"):
+            spec(specs, "shifter", image="docker:busy box")
+
+    async def test_a_link_as_a_volumes_source(self, specs: Specs, cluster: Site) -> None:
+        script = "mkdir -p real; echo yes > real/file; ln -sfn real link"
+        await asyncio.to_thread(cluster.run, "cori01", "alice", ["sh", "-c", script])
+        async with kernel(spec(specs, "shifter", volumes=["/home/alice/link:/mnt"])) as (_, client):
+            assert (await client.run("print(open('/mnt/file').read())")).stdout == "yes\n\n"
+
+    async def test_a_cache_of_each_node(self, specs: Specs) -> None:
+        async with kernel(spec(specs, "shifter", volumes=["/home/alice/c:/mnt:perNodeCache=size=64M"])) as (_, client):
+            code = (
+                "open('/mnt/x', 'w').write('y'); import os; print(os.statvfs('/mnt').f_blocks > 0, os.listdir('/mnt'))"
+            )
+            assert (await client.run(code)).stdout == "True ['x']\n"
+
+    async def test_a_kernel_is_stopped_while_its_image_is_set_up(self, specs: Specs) -> None:
+        """Until that is done nobody but root may signal it."""
+        async with server() as manager:
+            kernel_id = await manager.start_kernel(kernel_name=spec(specs, "shifter", image=images.SLOW.name))
+            running: Any = manager.get_kernel(kernel_id)
+            await asyncio.sleep(1.5)
+            await running.signal_kernel(signal.SIGINT)
+            await running.shutdown_kernel(now=True)
+        await eventually(lambda: not jobs())
+
+    async def test_an_image_on_two_nodes_and_a_nested_srun(self, specs: Specs) -> None:
+        """An analytics application: the kernel runs on the host, its workers in the image on every node."""
+        name = specs(
+            argv=[sys.executable, *PYTHON[1:]], slurm={"nodes": 2, "extra_args": [f"--image={images.PYHEP.name}"]}
+        )
+        async with kernel(name) as (_, client):
+            command = f"srun -N2 --overlap shifter --image={images.PYHEP.name} python3 -c"
+            code = f"!{command} \"import os, platform; print(platform.node(), os.path.exists('/{MARK}'))\""
+            lines = (await client.run(code)).stdout.splitlines()
+            assert sorted(lines) == ["nid02301 True", "nid02302 True"]
+
+    async def test_a_site_with_long_options(self, specs: Specs, long_options: None) -> None:
+        with pytest.raises(FarkernelError) as caught:
+            await AsyncKernelManager(kernel_name=spec(specs, "shifter")).start_kernel()
+        assert "container.spank" in caught.value.hint
+        async with kernel(spec(specs, "shifter", spank="long")) as (_, client):
+            assert (await client.run(IN_IMAGE)).stdout.endswith("True\n")
+
+
+@pytest.fixture
+def gateway_down(cluster: Site) -> Iterator[None]:
+    with switches.gateway_down(cluster):
+        yield
+
+
+@pytest.fixture
+def long_options(cluster: Site) -> Iterator[None]:
+    with switches.long_options(cluster):
+        yield
