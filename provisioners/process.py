@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from farkernel.provisioners.errors import CommandMissing
@@ -56,6 +56,34 @@ async def run(
     returncode = process.returncode
     assert returncode is not None
     return Finished(returncode, out.decode(errors="replace"), err.decode(errors="replace"))
+
+
+async def stream(argv: Sequence[str], *, on_text: Callable[[str], None]) -> Finished:
+    """Run a program that takes as long as it takes; what it prints on either stream is handed on as it comes.
+
+    :param on_text: takes pieces of text; a carriage return stays one
+    :raises CommandMissing: there is no such program
+    """
+    process = await start(argv)
+    assert process.stdin
+    assert process.stdout
+    assert process.stderr
+    process.stdin.close()
+
+    async def read(pipe: asyncio.StreamReader) -> str:
+        said = b""
+        while data := await pipe.read(4096):
+            said += data
+            on_text(data.decode(errors="replace"))
+        return said.decode(errors="replace")
+
+    try:
+        out, err = await asyncio.gather(read(process.stdout), read(process.stderr))
+        returncode = await process.wait()
+    finally:
+        if process.returncode is None:
+            await end(process)
+    return Finished(returncode, out, err)
 
 
 async def start(

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from farkernel.provisioners.cli import demo, doctor, kernelspec
+from farkernel.provisioners.cli import demo, doctor, images, kernelspec
 from farkernel.provisioners.errors import FarkernelError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(images.app, name="images")
 app.add_typer(kernelspec.app, name="kernelspec")
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)

@@ -63,7 +63,7 @@ def install_command(
         str | None,
         typer.Option(
             metavar="P",
-            help="The Python that has ipykernel, on the node; this one by default, the image's in an image.",
+            help="The Python that has ipykernel, on the node; this one, or the image's own, by default.",
         ),
     ] = None,
     image: Annotated[str | None, typer.Option(metavar="I", help="The image that the kernel runs in.")] = None,

@@ -41,6 +41,7 @@ def server(cluster: Site, tmp_path: Path) -> Iterator[Server]:
         server = Server(tmp_path, Path(notebooks))
         server.install("cori-knl")
         server.install("cori-haswell")
+        server.install("cori-knl-shifter")
         with server:
             yield server
 

@@ -24,7 +24,7 @@ def lab(page: Page, server: Server) -> Page:
 def test_a_session_from_the_launcher_to_the_running_panel(
     cluster: Site, lab: Page, server: Server, shoot: Shoot
 ) -> None:
-    card = lab.locator(".jp-LauncherCard[data-category=Notebook]", has_text=KNL)
+    card = lab.locator(".jp-LauncherCard[data-category=Notebook]", has_text=re.compile(rf"{KNL}$"))
     expect(card.locator("img")).to_be_visible()
     assert card.locator("img").evaluate("img => img.naturalWidth") > 0
     shoot("launcher")
@@ -80,6 +80,36 @@ def test_a_session_from_the_launcher_to_the_running_panel(
     expect(notebook.kernel_name).to_have_text("No Kernel")
     wait_for_no_job(cluster)
     shoot("shut-down")
+
+
+def test_a_kernel_in_an_image(cluster: Site, lab: Page, server: Server, shoot: Shoot) -> None:
+    card = lab.locator(".jp-LauncherCard[data-category=Notebook]", has_text="Cori KNL (Shifter)")
+    assert card.locator("img").evaluate("img => img.naturalWidth") > 0
+    shoot("launcher")
+    card.click()
+
+    notebook = Notebook(lab)
+    expect(notebook.kernel_name).to_have_text("Cori KNL (Shifter)")
+    server.wait_for_client()
+    first = notebook.cell(0)
+    first.write("import os, platform, sys\nprint(platform.node(), sys.executable, os.environ['SHIFTER_IMAGEREQUEST'])")
+    first.run()
+    first.expect_output(re.compile(r"^nid0230\d /usr/bin/python3 docker:nersc/pyhep:2.0\s*$"))
+    shoot("result")
+    notebook.shut_down()
+    wait_for_no_job(cluster)
+
+
+def test_an_image_that_is_not_there_is_told_in_the_dialog(lab: Page, server: Server, shoot: Shoot) -> None:
+    server.install("cori-knl-shifter", "--image=docker:nope/nope:1", "--name=nope", "--display-name=Nope")
+    lab.reload()
+    lab.locator(".jp-LauncherCard[data-category=Notebook]", has_text="Nope").click()
+
+    dialog = lab.locator(".jp-Dialog")
+    expect(dialog).to_contain_text('Kernel "Nope" (kernelspec nope) cannot run in the image docker:nope/nope:1')
+    expect(dialog).to_contain_text("farkernel images list")
+    shoot("dialog")
+    dialog.get_by_role("button").first.click()
 
 
 def test_cells_wait_for_the_queue(
