@@ -15,6 +15,7 @@ LAUNCHER = [file for file in FILES if file.is_relative_to(ROOT / "launcher")]
 
 PURE = (
     "provisioners/commands.py",
+    "provisioners/containers/apptainer.py",
     "provisioners/containers/base.py",
     "provisioners/containers/charliecloud.py",
     "provisioners/containers/podman_hpc.py",
