@@ -84,7 +84,7 @@ def test_an_unknown_template_is_answered_with_the_valid_names(farkernel: Farkern
     done = farkernel("kernelspec", "install", "cori-gpu")
 
     assert done.returncode == 2
-    assert "there is no template 'cori-gpu'; there are: cori-haswell, cori-knl, local." in done.stderr
+    assert "there is no template 'cori-gpu'; there are: cori-haswell, cori-haswell-shifter, cori-knl," in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -108,3 +108,13 @@ def test_a_failure_is_red_on_a_terminal_that_shows_colours(farkernel: Farkernel)
     done = farkernel("kernelspec", "install", "local", "--qos", "debug", FORCE_COLOR="1", TERM="xterm")
 
     assert done.stderr.startswith("\x1b[31m")
+
+
+def test_a_template_with_an_image_keeps_the_images_python(farkernel: Farkernel, home: Path) -> None:
+    done = farkernel("kernelspec", "install", "cori-knl-shifter", "--image", "docker:my/image:1")
+
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    spec = _kernel_json(home, "cori-knl-shifter")
+    assert spec["argv"][0] == "python3"
+    assert spec["metadata"]["kernel_provisioner"]["config"]["container"]["image"] == "docker:my/image:1"
