@@ -15,11 +15,11 @@ from farkernel.provisioners.request import ContainerRequest
 PID_FILE = "pid"
 """The file in the kernel's own directory to which a runtime that does not become the kernel writes the kernel's pid."""
 
-CONNECTION_FILE = "{connection_file}"
-"""Stands for the path of the kernel's connection file; filled in on the node, as are the next two."""
-
 KERNEL_DIRECTORY = "{kernel_directory}"
-"""Stands for the kernel's own 0700 directory on the node: its connection file, its sockets, `Command.files`."""
+"""Stands for the kernel's own 0700 directory on the node: its connection file, its sockets, `Command.files`.
+
+It is filled in on the node, as are the next one and `{connection_file}`.
+"""
 
 KERNEL_CWD = "{kernel_cwd}"
 """Stands for the directory on the node that the kernel starts in."""
@@ -229,9 +229,9 @@ class NoContainer(Container):
 def environment_file(env: Mapping[str, str]) -> tuple[str, dict[str, str]]:
     """Return the lines `NAME=VALUE` for a runtime's `--env-file`, and what such a file cannot hold.
 
-    It has a line for each variable and no quotes: no line breaks, no blanks at the ends, no empty values.
+    It has a line for each variable and no quotes: no line breaks, no blanks or quotes at the ends, no empty values.
     """
-    plain = {name: value for name, value in env.items() if value and value == value.strip() and value.isprintable()}
+    plain = {name: value for name, value in env.items() if value and value == value.strip(" '") and value.isprintable()}
     lines = "".join(f"{name}={value}\n" for name, value in plain.items())
     return lines, {name: value for name, value in env.items() if name not in plain}
 

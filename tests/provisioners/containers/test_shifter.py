@@ -141,9 +141,9 @@ def test_nothing_but_what_the_loader_strips_is_in_the_command_line() -> None:
 
 
 def test_what_a_file_cannot_hold_is_in_the_environment() -> None:
-    command = shifter().command(inside(EMPTY="", LINES="a\nb", PADDED=" a "))
+    command = shifter().command(inside(EMPTY="", LINES="a\nb", PADDED=" a ", QUOTED="'a'"))
 
-    assert command.env == {"PYTHONNOUSERSITE": "1", "EMPTY": "", "LINES": "a\nb", "PADDED": " a "}
+    assert command.env == {"PYTHONNOUSERSITE": "1", "EMPTY": "", "LINES": "a\nb", "PADDED": " a ", "QUOTED": "'a'"}
     assert command.files["environment"] == "PYTHONNOUSERSITE=1\n"
 
 
