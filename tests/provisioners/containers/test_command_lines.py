@@ -90,14 +90,10 @@ def test_apptainer_gets_variables_by_its_environment() -> None:
         "APPTAINERENV_PYTHONPATH": "/p",
         "APPTAINERENV_E": "",
     }
-    assert command.argv[-6:] == [
-        "exec",
-        "--bind=/a:/b:ro",
-        "--pwd={kernel_cwd}",
-        "a.sif",
-        "python3",
-        "{connection_file}",
-    ]
+    argv = command.argv
+    assert argv[argv.index("apptainer") :][:5] == ["apptainer", "exec", "--no-eval", "--bind=/a:/b:ro", "a.sif"]
+    assert argv[-3:] == ["{kernel_directory}/pid", "python3", "{connection_file}"]
+    assert "--pwd=/d" in container(runtime="apptainer", image="a.sif", workdir="/d").command(inside()).argv
 
 
 @pytest.mark.parametrize(
