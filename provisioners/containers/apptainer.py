@@ -106,7 +106,7 @@ _TROUBLES = (
     ),
     (
         r"exec: (?:line \d+: )?(?P<what>\S+): (?:not found|cannot execute|Permission denied|No such file)",
-        "the image has no command {what}",
+        "the image has no command {what} that can be run",
         _CHECK_COMMAND,
     ),
     (
