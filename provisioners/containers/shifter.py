@@ -48,7 +48,7 @@ _PATH = re.compile(r"/[\w:.+/-]*", re.ASCII)
 _FLAGS = re.compile(r"ro|perNodeCache=[\w=.,]+", re.ASCII)
 _TARGETS_REFUSED = re.compile(r"/|/(etc|var(?!/tmp/?$)|opt/udiImage).*|/opt/?", re.DOTALL)
 
-_OURS = ("--image", "-i", "--volume", "-V", "--module", "-m", "--env", "-e", "--env-file", "--workdir", "--")
+_OURS = ("--image", "-i", "--volume", "-V", "--module", "-m", "--env", "-e", "--env-file", "--workdir", "-w", "--")
 
 
 class ShifterImages(ImageStore):
@@ -114,6 +114,8 @@ class Shifter(Container):
             found.append(f'container.image: {_IMAGE_EXPECTED}, not "{request.image}"')
         for volume in self.volumes:
             found += [f'container.volumes: "{volume}": {problem}' for problem in _volume_problems(volume)]
+            if within(directory, volume.target):
+                found.append(f'container.volumes: "{volume}": would hide {directory}, where the kernel\'s sockets are')
         found += self.options_of_ours(*_OURS)
         if directory.startswith("/run"):
             found.append(f'launcher.directory: "{directory}" is not seen in an image; use /tmp or /dev/shm')

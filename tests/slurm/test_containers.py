@@ -181,6 +181,10 @@ class TestShifter:
         error = await failure(spec(specs, "shifter"))
         assert "gateway" in error.what
 
+    async def test_an_image_whose_files_are_gone(self, specs: Specs) -> None:
+        error = await failure(spec(specs, "shifter", image=images.GONE.name))
+        assert "could not mount the image" in error.what
+
     async def test_an_image_without_python(self, specs: Specs) -> None:
         error = await failure(spec(specs, "shifter", image=images.BUSY.name))
         assert "no command python3" in error.what

@@ -65,6 +65,7 @@ def test_a_volume_that_shifter_understands(volume: str) -> None:
         ("/global/a:/da ta", "would drop characters"),
         *((f"/global/a:{target}", "no such target") for target in ("/etc/x", "/var/lib", "/var/tmp/x", "/opt", "/")),
         ("/run/user/1:/data", "/run"),
+        ("/global/a:/tmp", "would hide /tmp"),
         ("/global/a:/data:rw", '"rw"'),
         ("/global/a:/data:rec", '"rec"'),
     ],
