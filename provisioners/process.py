@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import signal
 from asyncio.subprocess import PIPE, Process
@@ -32,6 +33,7 @@ async def run(
     timeout: float,
     grace: float = GRACE,
     input: bytes = b"",  # noqa: A002
+    die_with_us: bool = False,
 ) -> Finished:
     """Run a program to its end.
 
@@ -41,10 +43,11 @@ async def run(
     :param env: its whole environment; this process's own when None
     :param grace: how many seconds it may take to end after SIGTERM
     :param input: what it reads on stdin, which is then closed
+    :param die_with_us: as for `start`
     :raises CommandMissing: there is no such program
     :raises TimeoutError: it did not end in time; the text names it
     """
-    process = await start(argv, env=env)
+    process = await start(argv, env=env, die_with_us=die_with_us)
     try:
         async with asyncio.timeout(timeout):
             out, err = await process.communicate(input)
@@ -58,10 +61,12 @@ async def run(
     return Finished(returncode, out.decode(errors="replace"), err.decode(errors="replace"))
 
 
-async def stream(argv: Sequence[str], *, on_text: Callable[[str], None]) -> Finished:
-    """Run a program that takes as long as it takes; what it prints on either stream is handed on as it comes.
+async def stream(argv: Sequence[str], *, on_line: Callable[[str], None]) -> Finished:
+    """Run a program that takes as long as it takes; its lines, on either stream, are handed on as they come.
 
-    :param on_text: takes pieces of text; a carriage return stays one
+    On cancellation it is ended, as by `run`.
+
+    :param on_line: takes a line without its end; a carriage return ends one too, where it is written over
     :raises CommandMissing: there is no such program
     """
     process = await start(argv)
@@ -71,10 +76,13 @@ async def stream(argv: Sequence[str], *, on_text: Callable[[str], None]) -> Fini
     process.stdin.close()
 
     async def read(pipe: asyncio.StreamReader) -> str:
-        said = b""
+        said = rest = b""
         while data := await pipe.read(4096):
             said += data
-            on_text(data.decode(errors="replace"))
+            *lines, rest = re.split(rb"[\r\n]+", rest + data)
+            for line in lines:
+                on_line(line.decode(errors="replace"))
+        on_line(rest.decode(errors="replace"))
         return said.decode(errors="replace")
 
     try:

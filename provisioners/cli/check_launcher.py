@@ -68,12 +68,13 @@ def srun_probe(request: Request) -> list[str]:
 
     The job is short and has one node, shared and with no burst buffer, so that it starts soon.
     """
-    return srun_argv(_small(request.slurm), [launcher_python(request), "-c", PROBE])
+    return srun_argv(small_job(request.slurm), [launcher_python(request), "-c", PROBE])
 
 
-def _small(slurm: SlurmRequest) -> SlurmRequest:
+def small_job(slurm: SlurmRequest, *, name: str = "farkernel-doctor") -> SlurmRequest:
+    """Return a job of the same kind that starts soon."""
     less = {"nodes": 1, "ntasks_per_node": 1, "time": NODE_TIME, "burst_buffer": None, "exclusive": False}
-    return slurm.model_copy(update={**less, "job_name": "farkernel-doctor"})
+    return slurm.model_copy(update={**less, "job_name": name})
 
 
 def _valid(specs: Iterable[Installed]) -> Iterator[tuple[Installed, Request]]:
@@ -99,21 +100,21 @@ async def _check_here(python: str) -> Finding:
 async def _check_on_node(spec: Installed, request: Request, wait: float) -> Finding:
     subject = f"{ON_NODE}, {spec.name}"
     try:
-        env = srun_env(_small(request.slurm), for_submission(os.environ, os.environ))
+        env = srun_env(small_job(request.slurm), for_submission(os.environ, os.environ))
         answer = await run(srun_probe(request), env=env, timeout=wait)
     except TimeoutError as error:
         advice = "Try when nodes are idle, or wait longer: --wait."
         return warning(subject, f"{error}; the job is withdrawn", advice)
-    if _refused(answer):
+    if no_job(answer):
         refusal = explain_refusal(answer.stderr, answer.returncode, kernel=spec.display_name)
         return problem(subject, f"{refusal.what}\n{refusal.said}", f"{refusal.hint} ({spec.source})")
     return _judge(subject, launcher_python(request), answer)
 
 
 def _judge(subject: str, python: str, answer: Finished) -> Finding:
-    facts = _facts(answer.stdout)
+    facts = facts_in(answer.stdout)
     if facts is None:
-        found = f"{python} did not run (exit code {answer.returncode})\n{_last_lines(answer.stderr)}"
+        found = f"{python} did not run (exit code {answer.returncode})\n{last_lines(answer.stderr)}"
         return problem(subject, found, "See that it exists there; `launcher.python` in the kernelspec names it.")
     found = f"{python} on {facts['host']}: Python {facts['python']}"
     if missing := facts.get("missing"):
@@ -124,17 +125,18 @@ def _judge(subject: str, python: str, answer: Finished) -> Finding:
     return ok(subject, f"{found} with CURVE")
 
 
-def _refused(answer: Finished) -> bool:
+def no_job(answer: Finished) -> bool:
     """Tell a job that Slurm did not take from one whose program failed."""
     lines = answer.stderr.splitlines()
     return answer.returncode != 0 and not any(isinstance(parse_srun_line(line), Allocated) for line in lines)
 
 
-def _last_lines(text: str) -> str:
+def last_lines(text: str) -> str:
+    """Return the end of what a program has printed, without srun's own noise."""
     return "\n".join(slurm_words(text).splitlines()[-6:])
 
 
-def _facts(stdout: str) -> dict[str, Any] | None:
+def facts_in(stdout: str) -> dict[str, Any] | None:
     """Find the probe's line; a site's own lines may stand around it."""
     for line in reversed(stdout.splitlines()):
         try:

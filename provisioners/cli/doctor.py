@@ -31,6 +31,7 @@ def doctor(
 async def _examine(*, on_node: bool, kernel: str | None, wait: float) -> list[Finding]:
     # These load Jupyter, zmq and pydantic.
     from farkernel.kernelspecs.install import installed  # noqa: PLC0415
+    from farkernel.provisioners.cli.check_container import check_containers  # noqa: PLC0415
     from farkernel.provisioners.cli.check_host import check_host  # noqa: PLC0415
     from farkernel.provisioners.cli.check_jupyter import check_jupyter  # noqa: PLC0415
     from farkernel.provisioners.cli.check_launcher import check_here, check_on_node  # noqa: PLC0415
@@ -45,4 +46,4 @@ async def _examine(*, on_node: bool, kernel: str | None, wait: float) -> list[Fi
             raise FarkernelError(f"There is no farkernel kernelspec {kernel!r}.", hint=known)
     launcher = check_on_node(specs, wait=wait) if on_node else check_here(specs)
     slurm_findings, launcher_findings = await asyncio.gather(check_slurm(), launcher)
-    return [*slurm_findings, *check_host(), *check_jupyter(specs), *launcher_findings]
+    return [*slurm_findings, *check_host(), *check_jupyter(specs), *check_containers(specs), *launcher_findings]

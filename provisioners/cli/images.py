@@ -2,136 +2,155 @@
 
 import asyncio
 import json
-import shutil
+import re
 from dataclasses import asdict
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from farkernel.provisioners.containers.base import Container, ImageEntry, ImageStore
 from farkernel.provisioners.errors import FarkernelError
+
+if TYPE_CHECKING:
+    from farkernel.provisioners.cli.runtimes import Here
+    from farkernel.provisioners.containers.base import ImageEntry
 
 app = typer.Typer(help="The images that kernels can run in.", no_args_is_help=True)
 
 _LIST_TIMEOUT = 60.0
-_WIDE = 400
+_WIDE = 10_000
+_LAST_LINES = 6
+_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
-Image = Annotated[str, typer.Argument(metavar="IMAGE", help="Its name, as the runtime knows it.")]
-Runtime = Annotated[
-    str | None, typer.Option(metavar="R", help="The container runtime; by default one that is here, Shifter first.")
-]
-
-
-class _Here(NamedTuple):
-    """A runtime whose program for images is on this host."""
-
-    name: str
-    container: type[Container]
-    store: ImageStore
+_NAME = typer.Argument(metavar="IMAGE", help="Its name, as the runtime knows it.")
+_RUNTIME = typer.Option(metavar="R", help="The container runtime; by default one that is here, Shifter first.")
 
 
 @app.command("list")
 def list_command(
-    runtime: Runtime = None, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+    runtime: Annotated[str | None, _RUNTIME] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the images that you may run."""
+    from farkernel.provisioners.cli.runtimes import runtimes_here  # noqa: PLC0415  (imports late, see app.py)
+
     rows: list[tuple[str, ImageEntry]] = []
-    problems = []
-    for here in _here(runtime):
+    failed = []
+    here = runtimes_here(runtime)
+    for one in here:
         try:
-            rows += [(here.name, entry) for entry in asyncio.run(_list(here.store))]
+            rows += [(one.name, entry) for entry in asyncio.run(_list(one))]
         except FarkernelError as error:
-            problems.append(f"{here.name}: {error}")
+            failed.append(f"{one.name}: {error}")
     if as_json:
         typer.echo(json.dumps([{"runtime": name, **asdict(entry)} for name, entry in rows], indent=2))
-    else:
-        table = Table("runtime", "image", "id", "size", "pulled")
-        for name, entry in rows:
-            table.add_row(name, entry.name, entry.identity, entry.size, entry.pulled)
-        console = Console()
-        # what is read by a program is not to be cut off
-        (console if console.is_terminal else Console(width=_WIDE)).print(table if rows else "There are no images.")
-    for text in problems:
-        Console(stderr=True, soft_wrap=True).print(text, style="yellow", markup=False)
-    if problems and not rows:
+    elif rows:
+        _show(rows)
+    elif not failed:
+        typer.echo("There are no images.")
+    for text in failed:
+        Console(stderr=True, soft_wrap=True).print(Text(text, style="yellow"))
+    if len(failed) == len(here):
         raise typer.Exit(1)
 
 
 @app.command("pull")
-def pull_command(image: Image, runtime: Runtime = None) -> None:
+def pull_command(image: Annotated[str, _NAME], runtime: Annotated[str | None, _RUNTIME] = None) -> None:
     """Fetch an image."""
-    from farkernel.provisioners.process import stream  # noqa: PLC0415
+    from farkernel.provisioners.cli.runtimes import runtimes_here  # noqa: PLC0415
+    from farkernel.provisioners.containers.registry import container_of  # noqa: PLC0415
+    from farkernel.provisioners.request import parse_request  # noqa: PLC0415
 
-    here = _here(runtime)[0]
-    _container(here, image)
-    console = Console(soft_wrap=True)
-    told = ""
-
-    def show(text: str) -> None:
-        nonlocal told
-        if (news := here.store.parse_progress(text)) and news != told:
-            told = news
-            console.print(f"{image}: {news}", markup=False, highlight=False)
-
-    with console.status(f"{here.name} pulls {image}"):
-        done = asyncio.run(stream(here.store.pull_argv(image), on_text=show))
-    if why := here.store.pull_problem(done.returncode, f"{done.stdout}{done.stderr}"):
+    here = runtimes_here(runtime)[0]
+    container = {"runtime": here.name, "image": image}
+    container_of(parse_request({"container": container}, source="IMAGE"), source="IMAGE")
+    why = asyncio.run(_pull(here, image))
+    if why:
         raise FarkernelError(
-            f"{here.name} could not pull {image}.", said=why, hint="`farkernel images list` shows what there is."
+            f"{here.name} could not pull {image}.",
+            said=why,
+            hint="`farkernel images list` shows what there is.",
         )
-    console.print(f"{image} can be used now.", markup=False, highlight=False)
+    Console(soft_wrap=True).print(Text(f"{image} can be used now."))
 
 
 @app.command("check")
 def check_command(
-    image: Image,
-    runtime: Runtime = None,
-    command: Annotated[str, typer.Option(metavar="C", help="The kernel's command.")] = "python3",
+    image: Annotated[
+        str | None, typer.Argument(metavar="IMAGE", help="Its name, as the runtime knows it; --kernel has one too.")
+    ] = None,
+    runtime: Annotated[str | None, _RUNTIME] = None,
+    kernel: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="A kernelspec: its command, image, volumes, modules and variables."),
+    ] = None,
+    command: Annotated[str | None, typer.Option(metavar="C", help="The kernel's command; python3 by default.")] = None,
+    on_node: Annotated[
+        bool, typer.Option("--on-node", help="On a compute node, in a short job with the kernelspec's slurm keys.")
+    ] = False,
+    wait: Annotated[float, typer.Option(metavar="SECONDS", min=1, help="How long --on-node waits for its job.")] = 120,
 ) -> None:
-    """Look into an image, on this host: is the kernel's command there; which Python, which ipykernel."""
-    from farkernel.provisioners.cli.check_image import check_image  # noqa: PLC0415
+    """Look into an image: is the kernel's command there; which Python, which ipykernel. Ends with 1 if one lacks."""
+    from farkernel.provisioners.cli.check_image import check_image, wanted  # noqa: PLC0415
     from farkernel.provisioners.cli.findings import Level, as_table  # noqa: PLC0415
 
-    findings = asyncio.run(check_image(_container(_here(runtime)[0], image), command))
+    if image is None and kernel is None:
+        raise typer.BadParameter("name an IMAGE, or a kernelspec by --kernel.")
+    what = wanted(image, runtime=runtime, kernel=kernel, command=command)
+    findings = asyncio.run(check_image(what, wait=wait if on_node else None))
     Console().print(as_table(findings))
     if any(finding.level is Level.PROBLEM for finding in findings):
         raise typer.Exit(1)
 
 
-def _here(runtime: str | None) -> list[_Here]:
-    from farkernel.provisioners.containers.registry import find_runtime, runtime_names  # noqa: PLC0415
-
-    names = [runtime] if runtime else sorted(runtime_names(), key=lambda name: (name != "shifter", name))
-    found = [(name, find_runtime(name, source="--runtime")) for name in names]
-    known = [_Here(name, container, container.images) for name, container in found if container.images]
-    here = [one for one in known if shutil.which(one.store.program)]
-    if not here:
-        programs = " or ".join(one.store.program for one in known)
-        raise FarkernelError(
-            f"There is no {programs} on this host." if programs else f"farkernel knows no images of {runtime}.",
-            hint="Load the site's module for containers, or try a login node.",
-        )
-    return here
+def _show(rows: "list[tuple[str, ImageEntry]]") -> None:
+    table = Table("runtime")
+    for title in ("image", "id", "size", "pulled"):
+        table.add_column(title, overflow="fold")
+    for name, entry in rows:
+        table.add_row(*map(Text, (name, entry.name, entry.identity, entry.size, entry.pulled)))
+    console = Console()
+    # what is read by a program is not to be cut off, or broken into lines
+    (console if console.is_terminal else Console(width=_WIDE)).print(table)
 
 
-def _container(here: _Here, image: str) -> Container:
-    """Return the image's container, after what the runtime has to say of its name."""
-    from farkernel.provisioners.containers.registry import container_of  # noqa: PLC0415
-    from farkernel.provisioners.request import parse_request  # noqa: PLC0415
-
-    request = parse_request({"container": {"runtime": here.name, "image": image}}, source="IMAGE")
-    return container_of(request, source="IMAGE")
-
-
-async def _list(store: ImageStore) -> list[ImageEntry]:
+async def _list(here: "Here") -> "list[ImageEntry]":
     from farkernel.provisioners.process import run  # noqa: PLC0415
 
     try:
-        done = await run(store.list_argv(), timeout=_LIST_TIMEOUT)
+        done = await run(here.store.list_argv(), timeout=_LIST_TIMEOUT)
     except TimeoutError as error:
         raise FarkernelError(f"{error}.", hint="Try again later.") from error
-    if why := store.list_problem(done.returncode, f"{done.stdout}{done.stderr}"):
-        raise FarkernelError(why)
-    return store.parse_list(done.stdout)
+    if why := here.store.list_problem(done.returncode, f"{done.stdout}{done.stderr}"):
+        raise FarkernelError(_last_lines(why))
+    return here.store.parse_list(done.stdout)
+
+
+async def _pull(here: "Here", image: str) -> str:
+    """Fetch an image and tell how it goes: on a terminal in one line, else in one for each news; return the problem."""
+    from farkernel.provisioners.process import stream  # noqa: PLC0415
+
+    console = Console(soft_wrap=True)
+    told = ""
+
+    def tell(line: str) -> None:
+        nonlocal told
+        news = here.store.parse_progress(_ESCAPE.sub("", line))
+        if not news or news == told:
+            return
+        told = news
+        if console.is_terminal:
+            status.update(Text(f"{image}: {news}"))
+        else:
+            console.print(Text(f"{image}: {news}"))
+
+    with console.status(Text(f"{here.name} pulls {image}")) as status:
+        done = await stream(here.store.pull_argv(image), on_line=tell)
+    return _last_lines(here.store.pull_problem(done.returncode, f"{done.stdout}{done.stderr}"))
+
+
+def _last_lines(text: str) -> str:
+    lines = [line.strip() for line in _ESCAPE.sub("", text).splitlines()]
+    return "\n".join([line for line in lines if line][-_LAST_LINES:])

@@ -135,7 +135,7 @@ class ImageStore:
 
     def list_problem(self, returncode: int, text: str) -> str:
         """Return why images could not be listed, in a sentence; empty if they could."""
-        return "" if returncode == 0 else text.strip()
+        return "" if returncode == 0 else self._words(returncode, text)
 
     def pull_argv(self, image: str) -> list[str]:
         """Return the command that fetches an image."""
@@ -147,7 +147,10 @@ class ImageStore:
 
     def pull_problem(self, returncode: int, text: str) -> str:
         """Return why the image was not pulled, in a sentence; empty if it was."""
-        return "" if returncode == 0 else text.strip()
+        return "" if returncode == 0 else self._words(returncode, text)
+
+    def _words(self, returncode: int, text: str) -> str:
+        return text.strip() or f"{self.program} ended with code {returncode} and said nothing"
 
 
 class Container:

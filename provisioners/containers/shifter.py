@@ -159,7 +159,8 @@ class Shifter(Container):
             f"--image={self._image}",
             *(f"--volume={volume}" for volume in self.volumes),
             *([f"--module={','.join(request.modules)}"] if request.modules else []),
-            f"--env-file={KERNEL_DIRECTORY}/{ENVIRONMENT_FILE}",
+            # an empty file is an error
+            *([f"--env-file={KERNEL_DIRECTORY}/{ENVIRONMENT_FILE}"] if lines else []),
             *(f"--env={name}={value}" for name, value in stripped.items()),
             *([f"--workdir={request.workdir}"] if request.workdir else []),
             *request.args,

@@ -1,6 +1,7 @@
 """Programs are run to their end, and do not outlive the call."""
 
 import asyncio
+import os
 import sys
 import time
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from farkernel.provisioners.errors import CommandMissing
-from farkernel.provisioners.process import run
+from farkernel.provisioners.process import run, stream
 
 
 def test_what_a_program_leaves_behind() -> None:
@@ -78,3 +79,41 @@ def test_cancellation_ends_it(tmp_path: Path) -> None:
     asyncio.run(cancel_once_it_runs())
 
     assert not Path(f"/proc/{trace.read_text()}").exists()
+
+
+def test_lines_are_handed_on_whole_and_as_they_come(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    code = (
+        "import pathlib, sys, time\n"
+        "def say(text): sys.stdout.buffer.write(text); sys.stdout.flush()\n"
+        r"say(b'one\r\x1b[2Ktw'); say(b'o \xc3')"
+        "\nwhile not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.01)\n"
+        r"say(b'\xa4\nthree')"
+    )
+    lines = []
+
+    def take(line: str) -> None:
+        lines.append(line)
+        go.touch()
+
+    done = asyncio.run(stream([sys.executable, "-c", code, str(go)], on_line=take))
+
+    assert [line for line in lines if line] == ["one", "\x1b[2Ktwo ä", "three"]
+    assert (done.returncode, done.stdout) == (0, "one\r\x1b[2Ktwo ä\nthree")
+
+
+def test_what_is_streamed_ends_with_the_one_who_listens(tmp_path: Path) -> None:
+    code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    pids: list[int] = []
+
+    async def leave() -> None:
+        task = asyncio.create_task(stream([sys.executable, "-c", code], on_line=lambda line: pids.append(int(line))))
+        while not pids:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(leave())
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)

@@ -14,6 +14,7 @@ import pytest
 
 from farkernel.kernelspecs.install import Installed
 from farkernel.provisioners.cli import check_host
+from farkernel.provisioners.cli.check_container import check_containers
 from farkernel.provisioners.cli.check_jupyter import check_jupyter
 from farkernel.provisioners.cli.check_launcher import PROBE, check_here, check_on_node, srun_probe
 from farkernel.provisioners.cli.check_slurm import check_slurm, describe_accounts, describe_partitions
@@ -224,6 +225,29 @@ def test_a_provisioner_that_does_not_exist_is_a_problem() -> None:
     finding = check_jupyter([_spec({}, "farkernel-slrum")])[-1]
 
     assert (finding.level, finding.advice) == (Level.PROBLEM, "There are: farkernel-local, farkernel-slurm.")
+
+
+# Images
+
+
+def test_the_program_of_a_kernelspecs_image_may_be_on_the_nodes_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _program(tmp_path, "shifter", "")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    names = {"shifter": "docker:x:1", "charliecloud": "/x", "podman-hpc": "x", "apptainer": "/x.sif"}
+    specs = [_spec({"container": {"runtime": runtime, "image": image}}) for runtime, image in names.items()]
+
+    found = check_containers([_spec({}), _spec({"container": {"runtime": "shifter"}}), *specs])
+
+    assert [finding.level for finding in found] == [Level.OK, Level.WARNING, Level.WARNING, Level.WARNING]
+    assert (found[0].subject, f"docker:x:1, by {tmp_path}/shifter" in found[0].found) == ("image of mine", True)
+    assert [finding.found for finding in found[1:]] == [
+        "/x: ch-run is not on this host",
+        "x: podman-hpc is not on this host",
+        "/x.sif: apptainer is not on this host",
+    ]
+    assert "farkernel images check --kernel mine --on-node" in found[1].advice
 
 
 # The launcher's Python

@@ -159,6 +159,11 @@ def test_the_containers_variables_win() -> None:
     assert command.env == {"A": "container", "PYTHONNOUSERSITE": ""}
 
 
+def test_a_file_without_variables_is_not_given() -> None:
+    argv = shifter(env={"PYTHONNOUSERSITE": ""}).command(inside()).argv
+    assert not [word for word in argv if word.startswith("--env-file")]
+
+
 # ---- its words ----
 
 
