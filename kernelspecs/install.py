@@ -98,6 +98,18 @@ def installed() -> list[Installed]:
     return found
 
 
+def find_installed(name: str) -> Installed:
+    """Find the one of that name.
+
+    :raises FarkernelError: there is none
+    """
+    specs = {spec.name: spec for spec in installed()}
+    if name not in specs:
+        known = f"There are: {', '.join(specs)}." if specs else "None is installed."
+        raise FarkernelError(f"There is no farkernel kernelspec {name!r}.", hint=known)
+    return specs[name]
+
+
 def _manager() -> KernelSpecManager:
     return KernelSpecManager(ensure_native_kernel=False)
 

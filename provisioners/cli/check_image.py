@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from farkernel.kernelspecs.install import Installed, installed
+from farkernel.kernelspecs.install import Installed, find_installed
 from farkernel.kernelspecs.templates import KERNEL_FILE
 from farkernel.provisioners.cli.check_launcher import last_lines, no_job, small_job
 from farkernel.provisioners.cli.check_slurm import slurm_is_here
@@ -66,7 +66,7 @@ def wanted(image: str | None, *, runtime: str | None, kernel: str | None, comman
 
     :raises FarkernelError: there is no such kernelspec, it is not valid, there is no image, or no runtime
     """
-    spec = _kernelspec(kernel) if kernel else None
+    spec = find_installed(kernel) if kernel else None
     config = dict(spec.config) if spec else {}
     source = spec.source if spec else "IMAGE"
     container = parse_request(config, source=source).container.model_dump(exclude_unset=True)
@@ -197,14 +197,6 @@ def _python(what: Wanted, answer: Answer) -> list[Finding]:
 
 def _image(what: Wanted) -> str:
     return f"{what.request.container.image} ({what.request.container.runtime})"
-
-
-def _kernelspec(name: str) -> Installed:
-    specs = {spec.name: spec for spec in installed()}
-    if name not in specs:
-        known = f"There are: {', '.join(specs)}." if specs else "None is installed."
-        raise FarkernelError(f"There is no farkernel kernelspec {name!r}.", hint=known)
-    return specs[name]
 
 
 def _command(spec: Installed | None) -> tuple[list[str], dict[str, str]]:

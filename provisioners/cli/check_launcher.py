@@ -112,7 +112,7 @@ async def _check_on_node(spec: Installed, request: Request, wait: float) -> Find
 
 
 def _judge(subject: str, python: str, answer: Finished) -> Finding:
-    facts = facts_in(answer.stdout)
+    facts = _facts(answer.stdout)
     if facts is None:
         found = f"{python} did not run (exit code {answer.returncode})\n{last_lines(answer.stderr)}"
         return problem(subject, found, "See that it exists there; `launcher.python` in the kernelspec names it.")
@@ -136,7 +136,7 @@ def last_lines(text: str) -> str:
     return "\n".join(slurm_words(text).splitlines()[-6:])
 
 
-def facts_in(stdout: str) -> dict[str, Any] | None:
+def _facts(stdout: str) -> dict[str, Any] | None:
     """Find the probe's line; a site's own lines may stand around it."""
     for line in reversed(stdout.splitlines()):
         try:

@@ -7,7 +7,6 @@ import typer
 from rich.console import Console
 
 from farkernel.provisioners.cli.findings import Finding, Level, as_table
-from farkernel.provisioners.errors import FarkernelError
 
 
 def doctor(
@@ -30,20 +29,14 @@ def doctor(
 
 async def _examine(*, on_node: bool, kernel: str | None, wait: float) -> list[Finding]:
     # These load Jupyter, zmq and pydantic.
-    from farkernel.kernelspecs.install import installed  # noqa: PLC0415
+    from farkernel.kernelspecs.install import find_installed, installed  # noqa: PLC0415
     from farkernel.provisioners.cli.check_container import check_containers  # noqa: PLC0415
     from farkernel.provisioners.cli.check_host import check_host  # noqa: PLC0415
     from farkernel.provisioners.cli.check_jupyter import check_jupyter  # noqa: PLC0415
     from farkernel.provisioners.cli.check_launcher import check_here, check_on_node  # noqa: PLC0415
     from farkernel.provisioners.cli.check_slurm import check_slurm  # noqa: PLC0415
 
-    specs = installed()
-    if kernel is not None:
-        names = [spec.name for spec in specs]
-        specs = [spec for spec in specs if spec.name == kernel]
-        if not specs:
-            known = f"There are: {', '.join(names)}." if names else "None is installed."
-            raise FarkernelError(f"There is no farkernel kernelspec {kernel!r}.", hint=known)
+    specs = installed() if kernel is None else [find_installed(kernel)]
     launcher = check_on_node(specs, wait=wait) if on_node else check_here(specs)
     slurm_findings, launcher_findings = await asyncio.gather(check_slurm(), launcher)
     return [*slurm_findings, *check_host(), *check_jupyter(specs), *check_containers(specs), *launcher_findings]

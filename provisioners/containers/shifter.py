@@ -91,7 +91,7 @@ class ShifterImages(ImageStore):
             return problem
         if last == "FAILURE":
             return "the image gateway could not fetch it (status FAILURE): see its name, its tag, and who may read it"
-        return text.strip() or f"shifterimg ended with code {returncode} and said nothing"
+        return self._words(returncode, text)
 
 
 def _gateway_problem(text: str) -> str:
@@ -202,7 +202,7 @@ def _volume_problems(volume: Volume) -> list[str]:
         found.append(f'"{volume.flags}" is no flag of Shifter\'s for users: there are ro and perNodeCache=size=SIZE')
     if _TARGETS_REFUSED.fullmatch(volume.target):
         found.append("Shifter allows no such target: not /, /opt itself, or in /etc or /var (but /var/tmp)")
-    if volume.source == "/run" or volume.source.startswith("/run/"):
+    if within(volume.source, "/run"):
         found.append("/run is not seen by Shifter")
     return found
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from tests.cluster.site import UnavailableError
 
 PACKAGES = ("mmdebstrap",)
-STORE_PACKAGES = ("podman",)
 PODMAN_NAME = "localhost/pyhep:2.0"
 MARK = "etc/farkernel-image"
 """A file that the hosts have not."""
