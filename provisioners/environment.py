@@ -42,7 +42,8 @@ def for_submission(env: Mapping[str, str], server: Mapping[str, str]) -> dict[st
     """
     mixed = {
         **{name: value for name, value in env.items() if not _EVERY_PROGRAMS.fullmatch(name)},
-        **{name: value for name, value in server.items() if _EVERY_PROGRAMS.fullmatch(name)},
+        # and PATH, on which srun, the launcher and an image's runtime are found
+        **{name: value for name, value in server.items() if name == "PATH" or _EVERY_PROGRAMS.fullmatch(name)},
     }
     return _fit_for_a_job(mixed)
 

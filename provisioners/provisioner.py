@@ -143,7 +143,7 @@ class FarkernelProvisioner(KernelProvisionerBase):
         stanza = self.kernel_spec.metadata.get("kernel_provisioner", {})
         source = str(pathlib.Path(self.kernel_spec.resource_dir, "kernel.json"))
         request = parse_request(stanza.get("config", {}), source=source)
-        return request, container_of(request, source=source).resolved(os.path.realpath)
+        return request, container_of(request, source=source)
 
     async def _open(self, request: Request, container: Container, env: dict[str, str], cwd: str) -> Session:
         """Return the session, made for the first start, and after its job has ended for good."""

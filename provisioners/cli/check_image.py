@@ -82,7 +82,7 @@ def wanted(image: str | None, *, runtime: str | None, kernel: str | None, comman
         argv = [command, *(_IPYKERNEL if python_of([command]) == command else ())]
     return Wanted(
         request=request,
-        container=container_of(request, source=source).resolved(os.path.realpath),
+        container=container_of(request, source=source),
         argv=argv,
         env=env,
         kernel=spec.display_name if spec else container["image"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from importlib.metadata import entry_points
 
 from farkernel.provisioners.containers.base import Container
@@ -37,13 +39,34 @@ def find_runtime(name: str, *, source: str) -> type[Container]:
 
 
 def container_of(request: Request, *, source: str) -> Container:
-    """Return the container of a request.
+    """Return the container of a request, its volumes' links resolved where the runtime needs that.
 
     :param source: where the request comes from, usually the path of the kernel.json; every message begins with it
     :raises RequestError: its runtime does not exist, or would not take it: one line for each thing that is wrong
     """
     runtime = find_runtime(request.container.runtime, source=f"{source}: container.runtime")
     container = runtime(request.container)
-    if problems := container.problems(directory=request.launcher.on_node):
+    problems = container.problems(directory=request.launcher.on_node)
+    if not problems:
+        try:
+            container = container.resolved(_real_path)
+        except RequestError as error:
+            raise RequestError(f"{source}: {error}") from error
+        # a link may lead to what the runtime would not take
+        problems = container.problems(directory=request.launcher.on_node)
+    if problems:
         raise RequestError("\n".join(f"{source}: {problem}" for problem in problems))
     return container
+
+
+def _real_path(path: str) -> str:
+    """Resolve links; what does not exist stays as it is.
+
+    :raises RequestError: they lead in a circle, from which Shifter never comes back, in Slurm's prolog neither
+    """
+    try:
+        return os.path.realpath(path, strict=True)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise RequestError(f'container.volumes: the links of "{path}" lead in a circle') from error
+        return os.path.realpath(path)

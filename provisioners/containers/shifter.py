@@ -36,7 +36,7 @@ _STRIPPED = re.compile(
 )
 
 # What describes the host's Python; LD_* is stripped anyway, and PATH is the image's.
-_FORGET = ("PYTHONHOME", "PYTHONPATH")
+_FORGET = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV")
 
 # Shifter drops other characters without a word: "docker:busy box" would run busybox.
 _IMAGE = re.compile(r"(?!(custom|id):|(docker|local):$)[\w:.+@/-]+|custom:[\w:.+@-]+|id:[0-9a-f]{64}", re.ASCII)
@@ -95,7 +95,9 @@ class ShifterImages(ImageStore):
 
 
 def _gateway_problem(text: str) -> str:
-    return "the image gateway does not answer: try again later" if "failed to contact the image gateway" in text else ""
+    # "err 28" and the like are libcurl's codes: all that it says when the gateway accepts and does not answer.
+    down = re.search(r"failed to contact the image gateway|^err \d+$", text, re.MULTILINE)
+    return "the image gateway does not answer: try again later" if down else ""
 
 
 class Shifter(Container):
@@ -166,7 +168,9 @@ class Shifter(Container):
             *request.args,
             *inside.argv,
         ]
-        return Command(argv, others, {ENVIRONMENT_FILE: lines})
+        # The kernelspec's PATH is the image's business (the file has it): `shifter` is found on the node's.
+        outside = {name: value for name, value in others.items() if name != "PATH"}
+        return Command(argv, outside, {ENVIRONMENT_FILE: lines})
 
     def explain(self, exit_code: int, said: str) -> Trouble | None:
         """Recognise what `shifter`, the plugin of Slurm and the loader inside say."""
@@ -233,6 +237,27 @@ _TROUBLES = (
         "Shifter has no module {what}{other}",
         _CHECK_MODULES,
     ),
+    (
+        r'FAILED to create volume "to": (?P<what>[^,\n]+)',
+        "the image has no directory for one of its volumes, and Shifter can make none there: {what}",
+        CHECK_VOLUMES,
+    ),
+    (
+        r"Mount request path (?P<what>\S+) not on an approved device|BIND MOUNT FAILED from \S+ to (?P<other>\S+)",
+        "Shifter cannot mount one of its volumes where another one or the site's file system is: {what}{other}",
+        CHECK_VOLUMES,
+    ),
+    (
+        r'FAILED "(?:from|to)" location is not directory: (?P<what>\S+)',
+        "an end of one of its volumes is not a directory: {what}",
+        CHECK_VOLUMES,
+    ),
+    (
+        r"perNodeCache|per-node cache|cache filesystem",
+        "Shifter could not make the cache of one of its volumes on the node",
+        "Ask for another size (xfs wants 300M or more), or ask the site's support whether there are such caches.",
+    ),
+    (r"FAILED to setup user-requested mounts", "Shifter could not mount one of its volumes", CHECK_VOLUMES),
     (
         r"FAILED to mount image|FAILED to setup image",
         "Shifter could not mount the image on the node",

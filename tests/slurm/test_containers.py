@@ -86,8 +86,9 @@ async def test_the_kernelspecs_variables_are_seen_inside_and_the_hosts_python_is
     env = {"LD_LIBRARY_PATH": "/usr/common/root/lib", "PYTHONPATH": "/usr/common/root/lib", "TOKEN": "two words"}
     env |= {"LINES2": "one\ntwo", "QUOTED": "\"a\" 'b' #c"}
     async with kernel(spec(specs, runtime, env=env)) as (_, client):
-        cell = await client.run(f"import os; print([os.environ.get(name) for name in {[*env, 'PYTHONNOUSERSITE']}])")
-        assert cell.stdout.strip() == str([*env.values(), "1"])
+        names = [*env, "PYTHONNOUSERSITE", "VIRTUAL_ENV"]
+        cell = await client.run(f"import os; print([os.environ.get(name) for name in {names}])")
+        assert cell.stdout.strip() == str([*env.values(), "1", None])
         cell = await client.run("print(os.environ['SLURM_JOB_ID'], os.getcwd(), os.path.expanduser('~'))")
         assert cell.stdout.split()[0] == jobs()[0]
         assert cell.stdout.split()[2] == "/home/alice"
@@ -211,8 +212,32 @@ class TestShifter:
         async with kernel(spec(specs, "shifter", volumes=["/home/alice/link:/mnt"])) as (_, client):
             assert (await client.run("print(open('/mnt/file').read())")).stdout == "yes\n\n"
 
+    async def test_a_link_to_what_shifter_would_change(self, specs: Specs, cluster: Site) -> None:
+        script = "mkdir -p 'da ta' data; ln -sfn 'da ta' blank; ln -sfn circle2 circle1; ln -sfn circle1 circle2"
+        await asyncio.to_thread(cluster.run, "cori01", "alice", ["sh", "-c", script])
+        for link, why in (("blank", "would drop characters"), ("circle1", "in a circle")):
+            with pytest.raises(RequestError, match=why):
+                spec(specs, "shifter", volumes=[f"/home/alice/{link}:/mnt"])
+
+    @pytest.mark.parametrize(
+        ("volumes", "why"),
+        [
+            (["/home/alice:/a/b"], "can make none there"),
+            (["/home/alice:/mnt", "/tmp:/mnt"], "where another one"),
+            (["/home/alice/.profile:/mnt"], "not a directory"),
+        ],
+    )
+    async def test_a_volume_that_cannot_be_mounted(self, specs: Specs, volumes: list[str], why: str) -> None:
+        error = await failure(spec(specs, "shifter", volumes=volumes))
+        assert why in error.what
+        assert "container.volumes" in error.hint
+
+    async def test_a_path_of_the_kernelspec_is_the_images(self, specs: Specs) -> None:
+        async with kernel(spec(specs, "shifter", env={"PATH": "/my/bin:/usr/bin"})) as (_, client):
+            assert (await client.run("import os; print(os.environ['PATH'])")).stdout.startswith("/my/bin:/usr/bin")
+
     async def test_a_cache_of_each_node(self, specs: Specs) -> None:
-        async with kernel(spec(specs, "shifter", volumes=["/home/alice/c:/mnt:perNodeCache=size=64M"])) as (_, client):
+        async with kernel(spec(specs, "shifter", volumes=["/home/alice/c:/mnt:perNodeCache=size=512M"])) as (_, client):
             code = (
                 "open('/mnt/x', 'w').write('y'); import os; print(os.statvfs('/mnt').f_blocks > 0, os.listdir('/mnt'))"
             )

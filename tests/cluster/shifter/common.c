@@ -143,10 +143,7 @@ static int parse_flag(char *flag, struct volume *volume) {
     return -1;
 }
 
-static int below(const char *path, const char *directory) {
-    size_t length = strlen(directory);
-    return !strncmp(path, directory, length) && (!path[length] || path[length] == '/');
-}
+static int starts_with(const char *path, const char *prefix) { return !strncmp(path, prefix, strlen(prefix)); }
 
 static int allowed(const struct volume *volume) {
     if (!volume->from || !volume->to || strstr(volume->from, "..") || strstr(volume->to, ".."))
@@ -155,7 +152,8 @@ static int allowed(const struct volume *volume) {
         return 0;
     if (!strcmp(volume->to, "/var/tmp"))
         return 1;
-    return !below(volume->to, "/etc") && !below(volume->to, "/var") && !below(volume->to, "/opt");
+    return !starts_with(volume->to, "/etc") && !starts_with(volume->to, "/var") &&
+           !starts_with(volume->to, "/opt/udiImage") && strcmp(volume->to, "/opt");
 }
 
 static char *path_token(char **rest) {

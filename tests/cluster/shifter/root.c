@@ -22,6 +22,8 @@ static const char *const COVERED[] = {"/proc", "/sys", "/dev", "/home", NULL};
 static const char *const HOST_ETC[] = {"/etc/hosts", "/etc/resolv.conf", NULL};
 static const char NSSWITCH[] = "passwd: files\ngroup: files\nhosts: files dns\n";
 static const unsigned LOOP_SECONDS = 600;
+/* Where volumes are mounted already. */
+static char **mounted;
 
 static int bind(const char *from, const char *to, int read_only) {
     if (!mount(from, to, NULL, MS_BIND | MS_REC, NULL)) {
@@ -194,6 +196,11 @@ static int may_be_covered(const char *real) {
             fprintf(stderr, "Mount request path %s not on an approved device for volume mounts.\n", real);
             return 0;
         }
+    for (char **other = mounted; other && *other; other++)
+        if (!strcmp(real, *other)) {
+            fprintf(stderr, "Mount request path %s not on an approved device for volume mounts.\n", real);
+            return 0;
+        }
     return 1;
 }
 
@@ -211,6 +218,7 @@ static int mount_volume(const struct volume *volume, const struct user *user) {
     char *real = realpath(target, NULL);
     if (!real || !may_be_covered(real))
         return -1;
+    mounted = append(mounted, real);
     return volume->cache ? mount_cache(volume, real, user) : bind(source, real, volume->read_only);
 }
 

@@ -280,10 +280,11 @@ static void set_all(char ***env, char **settings) {
 static void set_from_file(char ***env, const char *file) {
     char *line = NULL;
     size_t size = 0;
+    int lines = 0;
     FILE *input = fopen(file, "re");
     if (!input)
         fprintf(stderr, "FAILED to open env-file: %s\n", file);
-    while (input && getline(&line, &size, input) >= 0) {
+    for (; input && getline(&line, &size, input) >= 0; lines++) {
         char *start = line, *end = line + strlen(line);
         while (isspace((unsigned char)*start))
             start++;
@@ -295,7 +296,7 @@ static void set_from_file(char ***env, const char *file) {
             input = NULL;
         }
     }
-    if (!input) {
+    if (!input || !lines) {
         fprintf(stderr, "Failed to process env-file %s\n", file);
         exit(1);
     }
