@@ -162,6 +162,7 @@ class LinkClient:
         self._server_key = server_key.encode()
         self._keys = keys
         self._socket: LoopSocket
+        self._connected = loop.time()
         self._connect()
         self._timer = loop.call_later(PING_INTERVAL, self._tick)
 
@@ -181,7 +182,7 @@ class LinkClient:
         socket.reconnect_ivl_max = 2000
         socket.connect(self._endpoint)
         self._socket = LoopSocket(self._loop, socket, self.link.receive)
-        self.link.heard = self._loop.time()
+        self._connected = self._loop.time()
         self.link.hello()
 
     def _transmit(self, frames: Frames) -> None:
@@ -189,7 +190,7 @@ class LinkClient:
 
     def _tick(self) -> None:
         self._timer = self._loop.call_later(PING_INTERVAL, self._tick)
-        if self._loop.time() - self.link.heard > SILENCE:
+        if self._loop.time() - max(self.link.heard, self._connected) > SILENCE:
             self._socket.close()
             self._connect()
         else:

@@ -159,6 +159,7 @@ class Link:
     :param transmit: puts frames on the present connection; what is lost there is sent again
     :param deliver: called once for every message, in order: `deliver(channel, kernel, generation, frames)`
     :param on_full: called with True when `limit` is reached, with False when half of it is free again
+    :ivar heard: when the other side was last heard, on the loop's clock
     """
 
     def __init__(

@@ -7,6 +7,7 @@ no kernel, and the requests that somebody has to answer when there is none any m
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -17,8 +18,11 @@ from farkernel.launcher.endpoints import MAX_FRAME
 from farkernel.launcher.protocol import Channel
 from farkernel.launcher.sockets import Frames
 from farkernel.provisioners.front import Front, runtime_directory
-from farkernel.provisioners.unanswered import Problem, Request, Unanswered, answers
+from farkernel.provisioners.unanswered import Problem, Request, Unanswered, answers, executes, is_work
 from farkernel.provisioners.waiting import WaitingRoom
+
+_UNSAID = 3
+"""Lines that wait for a cell to be said in; older ones are no news any more."""
 
 
 class Clients:
@@ -50,6 +54,7 @@ class Clients:
         self._to_kernel = to_kernel
         self._on_interrupt = on_interrupt
         self._unanswered = Unanswered()
+        self._unsaid: deque[str] = deque(maxlen=_UNSAID)
         self._beating = False
         self._room: WaitingRoom | None = self._new_room()
         self._left_room: WaitingRoom | None = None
@@ -91,9 +96,16 @@ class Clients:
     def cancel_cells(self, problem: Problem) -> None:
         """Answer the cells that wait, the first with the problem; everything else goes on waiting."""
         if self._room:
-            self._room.drop_cells()
-        for number, request in enumerate(self._unanswered.take(executes_only=True)):
+            self._room.drop(executes)
+        for number, request in enumerate(self._unanswered.take(executes)):
             self._answer(request, problem, aborted=number > 0)
+
+    def forget_requests(self, problem: Problem) -> None:
+        """Abort what was asked of a kernel that is gone: the next one must not do it."""
+        if self._room:
+            self._room.drop(is_work)
+        for request in self._unanswered.take(is_work):
+            self._answer(request, problem, aborted=True)
 
     def end_requests(self, problem: Problem, *, aborted: bool = False) -> None:
         """Answer everything that is open: nobody else will."""
@@ -104,11 +116,15 @@ class Clients:
             self._answer(request, problem, aborted=aborted)
 
     def say(self, text: str) -> None:
-        """Write to stderr in the cell that runs; nothing happens when none does."""
-        running = self._unanswered.running()
-        if running:
-            content = {"name": "stderr", "text": text}
-            self._front.send(Channel.IOPUB, self._signer.message("stream", content, parent=running.message.header))
+        """Write a line to stderr in the cell that runs, or else in the next one that does."""
+        if running := self._unanswered.running():
+            self._write(f"farkernel: {text}\n", running.message)
+        else:
+            self._unsaid.append(text)
+
+    def _write(self, text: str, cell: wire.Message) -> None:
+        content = {"name": "stderr", "text": text}
+        self._front.send(Channel.IOPUB, self._signer.message("stream", content, parent=cell.header))
 
     def hold_back(self, hold: bool) -> None:
         """Leave requests with the clients while the link is full."""
@@ -144,8 +160,14 @@ class Clients:
             self._answer(Request(channel, message), problem, aborted=False)
         elif self._room is None:
             self._unanswered.sent(channel, message)
+            self._say_what_is_unsaid()
         else:
             self._on_request_while_waiting(self._room, channel, message, frames)
+
+    def _say_what_is_unsaid(self) -> None:
+        running = self._unanswered.running() if self._unsaid else None
+        while running and self._unsaid:
+            self._write(f"farkernel: {self._unsaid.popleft()}\n", running.message)
 
     def _on_heartbeat(self, frames: list[Any]) -> None:
         if self._room is None:

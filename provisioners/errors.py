@@ -11,6 +11,7 @@ FarkernelError
 │   └── ImportFailed        it exists, and lacks pyzmq or is too old
 ├── NodeUnreachable         the login side cannot connect to the launcher
 ├── JobEnded                the job ended under a kernel that was up
+├── NodeLost                nothing was heard from the node for longer than `job.orphan_timeout`
 ├── ContainerFailed         the kernel's image cannot be had, or lacks what the kernel needs
 └── KernelFailed            the kernel did not come up
     └── KernelCommandMissing    its command does not exist on the node
@@ -72,6 +73,10 @@ class NodeUnreachable(FarkernelError):
 
 class JobEnded(FarkernelError):
     """The job ended under a kernel that was up."""
+
+
+class NodeLost(FarkernelError):
+    """Nothing was heard from the kernel's node for longer than `job.orphan_timeout`."""
 
 
 class ContainerFailed(FarkernelError):

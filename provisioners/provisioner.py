@@ -26,9 +26,10 @@ from farkernel.provisioners.containers.registry import container_of
 from farkernel.provisioners.errors import FarkernelError
 from farkernel.provisioners.job import Job, LocalJob, SlurmJob, Status
 from farkernel.provisioners.kernel_command import with_modules
+from farkernel.provisioners.life import Phase
 from farkernel.provisioners.progress import Progress
 from farkernel.provisioners.request import Request, parse_request
-from farkernel.provisioners.session import Phase, Plan, Session
+from farkernel.provisioners.session import Plan, Session
 
 
 class FarkernelProvisioner(KernelProvisionerBase):
@@ -51,7 +52,7 @@ class FarkernelProvisioner(KernelProvisionerBase):
     @property
     def has_process(self) -> bool:
         """Whether there is a kernel, one on its way, or one whose end only `poll` can tell."""
-        return self._session is not None and self._session.phase != Phase.IDLE
+        return self._session is not None and self._session.phase is not Phase.IDLE
 
     # ---- starting ----
 
@@ -147,7 +148,7 @@ class FarkernelProvisioner(KernelProvisionerBase):
 
     async def _open(self, request: Request, container: Container, env: dict[str, str], cwd: str) -> Session:
         """Return the session, made for the first start, and after its job has ended for good."""
-        if self._session is None or self._session.phase == Phase.OVER:
+        if self._session is None or self._session.phase.over:
             assert self.parent
             signing = self.parent.session
 
@@ -185,7 +186,9 @@ class FarkernelProvisioner(KernelProvisionerBase):
         session = self._session
         if session is None:
             return 0
-        if session.phase == Phase.OVER:
+        if session.phase is Phase.ENDING:
+            return None  # whoever hears of an end may start anew at once
+        if session.phase is Phase.ENDED:
             self._prevent_restart()
         return session.exit_code
 

@@ -264,7 +264,7 @@ class JobPolicy(_Part):
         default=None, description="Longest time the job may wait in the queue; null waits for ever."
     )
     orphan_timeout: Duration = Field(
-        default=60.0, description="How long the job stays up when the login side has not been heard of."
+        default=120.0, description="How long the job stays up when the login side has not been heard of."
     )
     queue_messages: Flag = Field(default=True, description="Show the state of the queue in the cell that waits.")
 

@@ -1,19 +1,9 @@
-"""One kernel's life, from its first start to its release, over restarts and jobs.
-
-A session is at any time in one of these phases:
-
-    IDLE      no kernel and no job: before the first start, after one that was cancelled
-    WAITING   the job waits, or the launcher or the kernel is on its way; the waiting room answers
-    RUNNING   messages flow
-    DEAD      the kernel has ended, its launcher is there: the next start is one order on the link
-    OVER      the job has ended or could not be had; nothing is left but what Jupyter reads from memory
-"""
+"""One kernel's life, from its first start to its release, over restarts and jobs; `life` has its states."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 import logging
 import signal
 import time
@@ -38,11 +28,13 @@ from farkernel.provisioners import kernel_failures, states
 from farkernel.provisioners.background import Background
 from farkernel.provisioners.clients import Clients
 from farkernel.provisioners.containers.base import Command, Container
-from farkernel.provisioners.errors import FarkernelError, JobEnded, QueueTimeout
+from farkernel.provisioners.errors import FarkernelError, JobEnded, NodeLost, QueueTimeout
 from farkernel.provisioners.image_failures import image_failure
 from farkernel.provisioners.job import Job, Status
+from farkernel.provisioners.life import Life, Phase, Step
 from farkernel.provisioners.remote import Remote, Tenant
 from farkernel.provisioners.request import Request
+from farkernel.provisioners.silence import News, Silence
 from farkernel.provisioners.unanswered import Problem
 
 _FATE = 2.0
@@ -53,16 +45,6 @@ TELL_INTERVAL = 5.0
 
 _KERNEL = 1
 """The number of our kernel on its launcher."""
-
-
-class Phase(enum.Enum):
-    """Where a session is; see the module."""
-
-    IDLE = enum.auto()
-    WAITING = enum.auto()
-    RUNNING = enum.auto()
-    DEAD = enum.auto()
-    OVER = enum.auto()
 
 
 @dataclass(frozen=True)
@@ -115,7 +97,7 @@ class Session:
         log: logging.Logger | logging.LoggerAdapter[Any],
     ) -> None:
         self.request = request
-        self.phase = Phase.IDLE
+        self.life = Life()
         self.exit_code: int | None = None
         self.error: FarkernelError | None = None
         self.timeline = Timeline()
@@ -139,6 +121,11 @@ class Session:
         self._tasks: set[asyncio.Task[None]] = set()
 
     # ---- what Jupyter reads ----
+
+    @property
+    def phase(self) -> Phase:
+        """Where the kernel's life is."""
+        return self.life.phase
 
     @property
     def connection_info(self) -> dict[str, Any]:
@@ -171,14 +158,13 @@ class Session:
         try:
             await self._abandon_start()
             self._greet_clients()
-            self.phase = Phase.WAITING
             await self._submit_or_order()
             self._bringing_up = self._loop.create_task(self._bring_up())
             if block:
                 await asyncio.shield(self._bringing_up)
         except BaseException:
             # Nobody calls cleanup after a start that has failed or was cancelled.
-            await self._release(exit_code=1)
+            await self._release(Step.START_FAILED, exit_code=1)
             raise
         if block and self.error:
             raise self.error
@@ -190,6 +176,7 @@ class Session:
             bringing_up.cancel()
             await asyncio.wait({bringing_up})
         if self._remote and not self._remote.connected:
+            self.life.take(Step.WITHDRAWN)
             await self._end_remote()
 
     def _greet_clients(self) -> None:
@@ -206,13 +193,18 @@ class Session:
                 on_interrupt=lambda: self._spawn(self.interrupt()),
             )
         self._clients.renew()
+        if self.phase is Phase.DEAD:
+            # What was asked of a kernel that had crashed builds on what that one knew.
+            self._clients.forget_requests(Problem("KernelRestarted", "the kernel was restarted"))
         self._clients.hold(beating=True)
 
     async def _submit_or_order(self) -> None:
         order = self._next_order("tcp" if self.request.kernel.transport == "tcp" else "ipc")
         if self._remote:
+            self.life.take(Step.ORDERED)
             self._remote.order(order)
             return
+        self.life.take(Step.SUBMITTED)
         self.timeline = Timeline(submitted=time.monotonic())
         self._remote = remote = Remote(self._loop, self._shared.context, self._make_job(self._on_job_status))
         remote.let(_KERNEL, Tenant(self._from_kernel, self._on_event, self._on_full))
@@ -259,6 +251,7 @@ class Session:
         started = asyncio.ensure_future(remote.job.started())
         try:
             await self._wait_in_queue(remote.job, started)
+            self.life.take(Step.ALLOCATED)
             self.timeline.allocated = time.monotonic()
             limit = self.request.launcher.start_timeout
             await asyncio.wait({started}, timeout=limit)
@@ -269,6 +262,7 @@ class Session:
         finally:
             started.cancel()
         self._spawn(self._watch_job(remote))
+        self._spawn(self._watch_link(remote))
 
     async def _wait_in_queue(self, job: Job, started: asyncio.Future[Any]) -> None:
         limit = self.request.job.max_wait
@@ -314,16 +308,16 @@ class Session:
 
     async def interrupt(self) -> None:
         """Interrupt the kernel; while it is on its way, the cells that wait are cancelled."""
-        if self.phase == Phase.WAITING and self._clients:
+        if self.phase.on_its_way and self._clients:
             text = "cancelled while the kernel was waiting for its job"
             self._clients.cancel_cells(Problem("KeyboardInterrupt", text))
-        elif self.phase == Phase.RUNNING:
+        elif self.phase is Phase.RUNNING:
             await self.signal(signal.SIGINT)
 
     async def signal(self, number: int) -> None:
         """Send the kernel a signal; one that would end it cancels a start that is under way."""
         self._stopping |= number in {signal.SIGTERM, signal.SIGKILL}
-        if self._stopping and self.phase == Phase.WAITING:
+        if self._stopping and self.phase.on_its_way:
             await self.cancel()
         elif self._remote:
             self._remote.order(SignalKernel(_KERNEL, number))
@@ -335,7 +329,7 @@ class Session:
 
     async def cancel(self) -> None:
         """End a start that is under way: the job if it has no launcher yet, or else the kernel alone."""
-        if self.phase != Phase.WAITING:
+        if not self.phase.on_its_way:
             return
         if self._bringing_up:
             self._bringing_up.cancel()
@@ -343,9 +337,9 @@ class Session:
         if self._remote and self._remote.connected:
             self._remote.order(SignalKernel(_KERNEL, signal.SIGKILL))
             self._generation += 1  # nothing that the old one still says is of interest
-            self._set_ended(Phase.DEAD, -signal.SIGKILL)
+            self._set_ended(Step.STOPPED, -signal.SIGKILL)
         else:
-            self._set_ended(Phase.IDLE, -signal.SIGTERM)
+            self._set_ended(Step.WITHDRAWN, -signal.SIGTERM)
             await self._end_remote()
 
     async def wait(self) -> int | None:
@@ -355,17 +349,18 @@ class Session:
 
     def abandon_requests(self) -> None:
         """A start follows a kernel of whose end nothing was heard: what was asked of it is aborted."""
-        if self.phase == Phase.RUNNING and self._clients:
+        if self.phase is Phase.RUNNING and self._clients:
             self._end_requests(Problem("KernelRestarted", "the kernel was restarted"), aborted=True)
             self._clients.hold(beating=False)
-            self._set_ended(Phase.DEAD, -signal.SIGKILL)
+            self._set_ended(Step.STOPPED, -signal.SIGKILL)
 
     async def release(self) -> None:
         """Release everything: the job, the link, the front."""
         self._stopping = True
-        await self._release(exit_code=self.exit_code or 0)
+        await self._release(Step.SHUT_DOWN, exit_code=self.exit_code or 0)
 
-    async def _release(self, *, exit_code: int) -> None:
+    async def _release(self, step: Step, *, exit_code: int) -> None:
+        self.life.take(step)
         if self._bringing_up and self._bringing_up is not asyncio.current_task():
             self._bringing_up.cancel()
         self._generation += 1  # nothing that the kernel still says is of interest
@@ -377,7 +372,7 @@ class Session:
             clients, self._clients = self._clients, None
             if clients:
                 clients.close()
-            self._set_ended(Phase.OVER, exit_code)
+            self._set_ended(Step.RELEASED, exit_code)
 
     async def _give_up(self, error: FarkernelError) -> None:
         """The kernel cannot be had (any more): say so, release everything, and only then let Jupyter know.
@@ -386,8 +381,10 @@ class Session:
         """
         self._log.error("%s", error)
         self.error = error
+        ended = Step.NODE_LOST if isinstance(error, NodeLost) else Step.JOB_ENDED
+        step = Step.START_FAILED if self.phase.on_its_way else ended
         self._end_requests(_problem(type(error).__name__, str(error)))
-        await self._release(exit_code=1)
+        await self._release(step, exit_code=1)
 
     async def _end_remote(self) -> None:
         remote, self._remote = self._remote, None
@@ -396,9 +393,9 @@ class Session:
         if self._ending:
             await asyncio.shield(self._ending)  # also when somebody else has begun it
 
-    def _set_ended(self, phase: Phase, exit_code: int) -> None:
+    def _set_ended(self, step: Step, exit_code: int) -> None:
+        self.life.take(step)
         self.exit_code = exit_code
-        self.phase = phase
         self._ended.set()
 
     def _end_requests(self, problem: Problem, *, aborted: bool = False) -> None:
@@ -414,7 +411,42 @@ class Session:
         if self._remote is not remote:
             return
         error = JobEnded(why, hint="What the kernel knew is gone. Start it again for a new job.")
-        if self.phase == Phase.WAITING:
+        if self.phase.on_its_way:
+            self._resolve(error)
+        else:
+            await self._give_up(error)
+
+    async def _watch_link(self, remote: Remote) -> None:
+        """Tell that a node is silent, and give it up when its launcher does: Slurm itself may take minutes."""
+        silence = Silence(self.request.job.orphan_timeout, now=self._loop.time())
+        while self._remote is remote and remote.connected:
+            news = silence.look(remote.heard, now=self._loop.time())
+            if news is News.LOST:
+                await self._on_lost(silence.lasted)
+            elif news:
+                self._on_silence(news, silence.lasted)
+            await asyncio.sleep(1)
+
+    def _on_silence(self, news: News, lasted: float) -> None:
+        limit = states.span(self.request.job.orphan_timeout)
+        if news is News.SILENT:
+            text = (
+                f"nothing was heard from {self.node} for {states.span(lasted)}: the node or the network to it is down. "
+                f"If it comes back within {limit}, the kernel goes on and its output arrives."
+            )
+        else:
+            text = f"{self.node} is back after {states.span(lasted)}."
+        self._log.warning("farkernel: %s", text)
+        if self._clients:
+            self._clients.say(text)
+
+    async def _on_lost(self, lasted: float) -> None:
+        error = NodeLost(
+            f"Nothing was heard from {self.node} for {states.span(lasted)}: the node or the network to it is down. "
+            "The kernel is given up, and its launcher ends the job by itself.",
+            hint="What the kernel knew is gone. Start it again for a new job. job.orphan_timeout is the limit.",
+        )
+        if self.phase.on_its_way:
             self._resolve(error)
         else:
             await self._give_up(error)
@@ -450,14 +482,13 @@ class Session:
             self._on_kernel_started(event)
         elif isinstance(event, OutputDropped):
             why = f"the connection to {self.node} was too slow, or cut"
-            self._clients.say(f"farkernel: {event.messages} messages of output are missing here: {why}.\n")
+            self._clients.say(f"{event.messages} messages of output are missing here: {why}.")
 
     def _on_ready(self) -> None:
         # At once, not when _bring_up comes to it: what follows in the same breath, such as the kernel's end, has to
         # find the right phase.
-        if self.phase == Phase.WAITING and self._clients:
+        if self._clients and self.life.take(Step.READY):
             self.timeline.kernel = time.monotonic()
-            self.phase = Phase.RUNNING
             self._clients.open(f"Kernel on {self.node}")
             self._resolve(None)
 
@@ -477,7 +508,7 @@ class Session:
             self._log.warning("%s does not exist on %s; the kernel runs in %s", wanted, self.node, event.cwd)
 
     def _on_kernel_ended(self, event: KernelEnded) -> None:
-        if self.phase == Phase.WAITING:
+        if self.phase.on_its_way:
             self._spawn(self._on_early_end(event))
         elif kernel_failures.by_signal(event) and not self._stopping:
             self._spawn(self._on_killed(event))
@@ -501,7 +532,7 @@ class Session:
             self._log.warning("%s", sentence)
         self._end_requests(_problem("KernelDied", sentence), aborted=self._stopping)
         self._clients.hold(beating=False)
-        self._set_ended(Phase.DEAD, event.exit_code)
+        self._set_ended(Step.KERNEL_ENDED, event.exit_code)
 
     async def _on_early_end(self, event: KernelEnded) -> None:
         """The kernel has ended before it answered; it may be one that cannot use unix sockets."""
@@ -521,7 +552,7 @@ class Session:
             shared = self.job is None or not await self.job.is_exclusive()
             if event.generation != self._generation:
                 return  # another start has begun meanwhile
-            if not shared and self._remote and self.phase == Phase.WAITING:
+            if not shared and self._remote and self.phase.on_its_way:
                 self._log.info("The kernel has ended at once (%s); trying TCP", kernel_failures.how(event))
                 self._remote.order(self._next_order("tcp"))
                 return

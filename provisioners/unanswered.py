@@ -6,7 +6,7 @@ finds that it has ended, answers what is open (Jupyter messaging spec, "Messages
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,19 @@ from farkernel.launcher.protocol import Channel
 from farkernel.launcher.sockets import Frames
 
 _REQUEST = "_request"
+
+Which = Callable[[wire.Message], bool]
+"""Chooses among requests."""
+
+
+def executes(message: wire.Message) -> bool:
+    """Whether a request runs a cell."""
+    return message.type == "execute_request"
+
+
+def is_work(message: wire.Message) -> bool:
+    """Whether a request means one kernel and no other; the question who is there may be answered by the next one."""
+    return message.type != "kernel_info_request"
 
 
 @dataclass(frozen=True)
@@ -27,7 +40,7 @@ class Request:
     @property
     def executes(self) -> bool:
         """Whether it runs a cell."""
-        return self.message.type == "execute_request"
+        return executes(self.message)
 
 
 @dataclass(frozen=True)
@@ -64,12 +77,13 @@ class Unanswered:
                 self._requests.pop(message.parent_id, None)
 
     def running(self) -> Request | None:
-        """Return the execute_request that has waited longest: the cell that runs."""
-        return next((request for request in self._requests.values() if request.executes), None)
+        """Return the execute_request that has waited longest, of those that show something: the cell that runs."""
+        shown = (r for r in self._requests.values() if r.executes and not r.message.content.get("silent"))
+        return next(shown, None)
 
-    def take(self, *, executes_only: bool = False) -> list[Request]:
+    def take(self, which: Which = lambda message: True) -> list[Request]:
         """Return what is open, oldest first, and forget it."""
-        taken = [request for request in self._requests.values() if request.executes or not executes_only]
+        taken = [request for request in self._requests.values() if which(request.message)]
         for request in taken:
             del self._requests[request.message.id]
         return taken

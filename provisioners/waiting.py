@@ -14,6 +14,7 @@ from typing import Any
 from farkernel.launcher import wire
 from farkernel.launcher.protocol import Channel
 from farkernel.launcher.sockets import Frames
+from farkernel.provisioners.unanswered import Which
 
 _OUTPUTS = frozenset({"stream", "display_data", "execute_result", "error"})
 
@@ -72,9 +73,9 @@ class WaitingRoom:
         self._publish("status", {"execution_state": "busy"}, {})
         self._show(changed=changed)
 
-    def drop_cells(self) -> None:
-        """Forget the cells that are held; whoever calls this answers them."""
-        self._held = [held for held in self._held if held[1].type != "execute_request"]
+    def drop(self, which: Which) -> None:
+        """Forget some of what is held; whoever calls this answers it."""
+        self._held = [held for held in self._held if not which(held[1])]
         self.clear(wait=False)
         self._shown.clear()
 

@@ -26,8 +26,10 @@ PURE = (
     "provisioners/kernel_command.py",
     "provisioners/kernel_failures.py",
     "provisioners/launch_failures.py",
+    "provisioners/life.py",
     "provisioners/refusals.py",
     "provisioners/request.py",
+    "provisioners/silence.py",
     "provisioners/srun_options.py",
     "provisioners/states.py",
 )

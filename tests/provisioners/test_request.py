@@ -33,7 +33,7 @@ def test_nothing_is_a_request() -> None:
     assert request == Request()
     assert request.slurm.job_name == "farkernel"
     assert request.job.max_wait is None
-    assert request.job.orphan_timeout == 60.0
+    assert request.job.orphan_timeout == 120.0
     assert request.job.queue_messages
 
 

@@ -7,7 +7,7 @@ from jupyter_client.session import Session
 
 from farkernel.launcher import wire
 from farkernel.launcher.protocol import Channel
-from farkernel.provisioners.unanswered import Problem, Request, Unanswered, answers
+from farkernel.provisioners.unanswered import Problem, Request, Unanswered, answers, executes
 
 KEY = b"key"
 CLIENT = Session(key=KEY)
@@ -58,7 +58,7 @@ def test_cells_can_be_taken_alone() -> None:
     unanswered = Unanswered()
     info, cell = _ask(unanswered, "kernel_info_request"), _ask(unanswered)
 
-    assert _ids(unanswered.take(executes_only=True)) == [cell["msg_id"]]
+    assert _ids(unanswered.take(executes)) == [cell["msg_id"]]
     assert _ids(unanswered.take()) == [info["msg_id"]]
 
 

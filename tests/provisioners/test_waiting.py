@@ -7,6 +7,7 @@ from jupyter_client.session import Session
 
 from farkernel.launcher import wire
 from farkernel.launcher.protocol import Channel
+from farkernel.provisioners.unanswered import executes
 from farkernel.provisioners.waiting import WaitingRoom
 
 KEY = b"key"
@@ -227,7 +228,7 @@ def test_cells_that_are_cancelled_do_not_run() -> None:
     room.ask()
     room.room.tell(TEXT)
 
-    room.room.drop_cells()
+    room.room.drop(executes)
     later, _ = room.ask()
 
     assert len(room.news("clear_output")) == 1

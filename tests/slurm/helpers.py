@@ -164,6 +164,12 @@ class Client:
         """Run a cell to its end."""
         return await self.send(code, subshell=subshell).done()
 
+    async def run_anew(self, code: str) -> Cell:
+        """Run a cell after the kernel has died, again if it came before the next one."""
+        while (cell := await self.run(code)).status == "aborted":
+            pass
+        return cell
+
     async def request(self, msg_type: str, content: Message, *, control: bool = False) -> Message:
         """Send any request, and return its reply's content."""
         message = self._client.session.msg(msg_type, content)
