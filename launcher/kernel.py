@@ -7,22 +7,24 @@ import collections
 import functools
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import zmq
 
 from farkernel.launcher import wire
-from farkernel.launcher.process import KernelProcess
+from farkernel.launcher.process import Hook, KernelProcess
 from farkernel.launcher.protocol import (
     PORT_NAMES,
     Channel,
     Event,
+    HookFailed,
     KernelEnded,
     KernelLog,
     KernelReady,
     KernelStarted,
     OutputDropped,
+    TimeLeft,
 )
 from farkernel.launcher.sockets import Frames, LoopSocket
 
@@ -72,6 +74,7 @@ class Kernel:
         self._held: collections.deque[Frames] = collections.deque()
         self._held_bytes = 0
         self._dropped = 0
+        self._hooks: list[Hook] = []
         self._sockets = self._connect(context)
         loop.add_reader(process.output.fileno(), self._on_output)
         report(KernelStarted(*self._ids, process.pid, process.cwd))
@@ -105,8 +108,28 @@ class Kernel:
             self._report(OutputDropped(*self._ids, self._dropped))
             self._dropped = 0
 
+    def warn(self, seconds: float, hook: list[str], variables: Mapping[str, str]) -> None:
+        """Tell that the job ends soon, and run a hook beside the kernel.
+
+        :param variables: what the hook finds in its environment
+        """
+        self._report(TimeLeft(*self._ids, seconds))
+        if not hook:
+            return
+        try:
+            self._hooks.append(self.process.start_hook(hook, variables))
+        except OSError as error:
+            self._report(HookFailed(*self._ids, f"{hook[0]} cannot be run: {error.strerror}"))
+
+    def _check_hooks(self) -> None:
+        for hook in [hook for hook in self._hooks if hook.ended()]:
+            self._hooks.remove(hook)
+            if failure := hook.failure():
+                self._report(HookFailed(*self._ids, failure))
+
     def check(self) -> bool:
-        """Whether the process has ended; reports it if so, and is to be closed."""
+        """Look after children that may have ended: whether the process has; reports it if so, and is to be closed."""
+        self._check_hooks()
         exit_code = self.process.poll()
         if exit_code is None:
             return False
@@ -118,6 +141,8 @@ class Kernel:
     def close(self) -> None:
         """End what is left of the process group, close the sockets, remove the files."""
         self.signal(signal.SIGKILL)
+        for hook in self._hooks:
+            hook.kill()
         if self._probe_timer:
             self._probe_timer.cancel()
         if not self.process.output.closed:

@@ -22,9 +22,13 @@ from farkernel.launcher.protocol import PORT_NAMES, StartKernel
 _TAIL = 4096
 """Bytes kept of what a kernel's process writes itself."""
 
+_HOOK_TAIL = 500
+"""Bytes of a failed hook's output that are told."""
+
 _LOWEST_PORT = 10000
 
 _CONNECTION_FILE = "kernel.json"
+_HOOK_FILE = "hook"
 _PID_FILE = "pid"
 
 
@@ -110,6 +114,15 @@ class KernelProcess:
         """Return the end of what the process has written."""
         return self.tail.decode(errors="replace").strip()
 
+    def start_hook(self, argv: list[str], variables: Mapping[str, str]) -> Hook:
+        """Start a command beside the kernel, in its directory and with its environment.
+
+        :raises OSError: it cannot be run
+        """
+        own = {"FARKERNEL_KERNEL_PID": str(self._pid_inside() or self.pid), "FARKERNEL_CWD": self.cwd}
+        own["FARKERNEL_CONNECTION_FILE"] = str(self.directory / _CONNECTION_FILE)
+        return Hook(argv, {**self._env, **own, **variables}, self.cwd, self.directory / _HOOK_FILE)
+
     def remove(self) -> None:
         """Remove what lies on disk, and begin with what the order's cleanup command removes."""
         if self.order.cleanup and self._cleanup is None:
@@ -161,6 +174,49 @@ class KernelProcess:
             "kernel_name": order.kernel_name,
             **dict(zip(PORT_NAMES.values(), ports, strict=True)),
         }
+
+
+class Hook:
+    """A command that runs beside a kernel.
+
+    :param output: the file that takes what it writes
+    :raises OSError: it cannot be run
+    """
+
+    def __init__(self, argv: list[str], env: Mapping[str, str], cwd: str, output: pathlib.Path) -> None:
+        self._argv = argv
+        self._output = output
+        with output.open("wb") as file:
+            self._process = subprocess.Popen(
+                argv,
+                env=dict(env),
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return self._process.poll() is not None
+
+    def failure(self) -> str:
+        """Say how it has failed; empty if it has not, or not ended."""
+        code = self._process.poll()
+        if not code:
+            return ""
+        said = ""
+        with contextlib.suppress(OSError):
+            said = self._output.read_bytes()[-_HOOK_TAIL:].decode(errors="replace").strip()
+        how = f"exit code {code}" if code > 0 else f"signal {-code}"
+        return f"{self._argv[0]} has ended with {how}" + (f": {said}" if said else "")
+
+    def kill(self) -> None:
+        """End it and what it has started."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if not self.ended():
+                os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def _first_directory(candidates: list[str]) -> str:

@@ -155,7 +155,19 @@ class EndLauncher:
     """End every kernel, remove everything, leave."""
 
 
-Order = StartKernel | SignalKernel | EndLauncher
+@dataclasses.dataclass(frozen=True)
+class Walltime:
+    """The job's end, to be warned of; another one takes the place of the one before.
+
+    :param end: seconds since 1970
+    :param hook: a command that is run at each warning, for each kernel; empty for none
+    """
+
+    end: float
+    hook: list[str]
+
+
+Order = StartKernel | SignalKernel | EndLauncher | Walltime
 
 
 # ---- events ----------------------------------------------------------------------------------------------
@@ -232,7 +244,31 @@ class OutputDropped:
     messages: int
 
 
-Event = KernelStarted | KernelReady | KernelRefused | KernelEnded | KernelLog | OutputDropped
+@dataclasses.dataclass(frozen=True)
+class TimeLeft:
+    """The job ends soon.
+
+    :param seconds: until then
+    """
+
+    kernel: int
+    generation: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class HookFailed:
+    """The walltime hook could not be run, or has ended with an error.
+
+    :param reason: how, and the end of what it wrote
+    """
+
+    kernel: int
+    generation: int
+    reason: str
+
+
+Event = KernelStarted | KernelReady | KernelRefused | KernelEnded | KernelLog | OutputDropped | TimeLeft | HookFailed
 
 
 # ---- JSON ------------------------------------------------------------------------------------------------
@@ -241,8 +277,9 @@ _TYPES: dict[str, type[Any]] = {
     cls.__name__: cls
     for cls in (
         Setup, Started, Failed,
-        StartKernel, SignalKernel, EndLauncher,
+        StartKernel, SignalKernel, EndLauncher, Walltime,
         KernelStarted, KernelReady, KernelRefused, KernelEnded, KernelLog, OutputDropped,
+        TimeLeft, HookFailed,
     )
 }  # fmt: skip
 

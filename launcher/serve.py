@@ -27,10 +27,12 @@ from farkernel.launcher.protocol import (
     SignalKernel,
     Started,
     StartKernel,
+    Walltime,
     decode_order,
     encode,
 )
 from farkernel.launcher.sockets import Frames
+from farkernel.launcher.walltime import Alarm
 
 _GRACE = 2.0
 """Seconds between SIGTERM and SIGKILL when everything is ended."""
@@ -55,6 +57,8 @@ class Launcher:
         self._ending = asyncio.Event()
         self._no_kernels = asyncio.Event()
         self._closed: list[KernelProcess] = []
+        self._walltime = Walltime(0, [])
+        self._alarm = Alarm(loop, self._on_mark)
         first, last = setup.ports or (0, -1)
         self._server = LinkServer(
             loop,
@@ -81,6 +85,7 @@ class Launcher:
         await self._ending.wait()
         block_signals()
         watch.cancel()
+        self._alarm.cancel()
         self._loop.remove_reader(stdin.fileno())
         await self._end_kernels()
         self._server.close(_FAREWELL)
@@ -151,8 +156,20 @@ class Launcher:
         elif isinstance(order, SignalKernel):
             if order.kernel in self._kernels:
                 self._kernels[order.kernel].signal(order.signum)
+        elif isinstance(order, Walltime):
+            self._walltime = order
+            self._alarm.set(order.end)
         else:
             self._dismiss()
+
+    def _on_mark(self, seconds: float) -> None:
+        variables = {
+            "FARKERNEL_JOB_ID": os.environ.get("SLURM_JOB_ID", ""),
+            "FARKERNEL_JOB_END": str(int(self._walltime.end)),
+            "FARKERNEL_SECONDS_LEFT": str(int(seconds)),
+        }
+        for kernel in self._kernels.values():
+            kernel.warn(seconds, self._walltime.hook, variables)
 
     # ---- kernels ----
 

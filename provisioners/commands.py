@@ -101,7 +101,7 @@ def squeue_argv(job_ids: Iterable[int]) -> list[str]:
     An unknown job alone makes squeue fail (`Invalid job id specified`, code 1); among others it is left out.
     """
     ids = ",".join(str(job_id) for job_id in job_ids)
-    return ["squeue", "--noheader", "--states=all", f"--jobs={ids}", "--format=%i|%T|%S|%h|%N|%r"]
+    return ["squeue", "--noheader", "--states=all", f"--jobs={ids}", "--format=%i|%T|%S|%h|%L|%N|%r"]
 
 
 def scancel_argv(job_id: int) -> list[str]:
@@ -116,7 +116,11 @@ def scontrol_argv(job_id: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class QueueEntry:
-    """What squeue says of a job. `start` is expected or actual: local time, naive, as Slurm prints it."""
+    """What squeue says of a job.
+
+    :param start: expected or actual: local time, naive, as Slurm prints it
+    :param left: seconds that it may still run; None without a limit
+    """
 
     job_id: int
     state: JobState
@@ -124,20 +128,30 @@ class QueueEntry:
     start: datetime | None
     exclusive: bool
     nodes: str
+    left: float | None = None
 
 
 def parse_squeue(text: str) -> dict[int, QueueEntry]:
     """Read the output of `squeue_argv`, by job id; lines that are something else are passed over."""
     entries: dict[int, QueueEntry] = {}
     for line in text.splitlines():
-        fields = line.split("|", 5)
-        if len(fields) != 6 or not fields[0].isdecimal():
+        fields = line.split("|", 6)
+        if len(fields) != 7 or not fields[0].isdecimal():
             continue
-        job_id, state, start, shared, nodes, reason = fields
+        job_id, state, start, shared, left, nodes, reason = fields
         entries[int(job_id)] = QueueEntry(
-            int(job_id), parse_state(state), reason.strip(), _time(start), shared == "NO", nodes.strip()
+            int(job_id), parse_state(state), reason.strip(), _time(start), shared == "NO", nodes.strip(), _left(left)
         )
     return entries
+
+
+def _left(text: str) -> float | None:
+    """Read squeue's TIME_LEFT: `[D-][HH:]MM:SS`; UNLIMITED, NOT_SET and INVALID are none."""
+    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip(), re.ASCII)
+    if not found:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60.0 + seconds
 
 
 def _time(text: str) -> datetime | None:
@@ -145,6 +159,16 @@ def _time(text: str) -> datetime | None:
         return datetime.fromisoformat(text)
     except ValueError:
         return None  # "N/A"
+
+
+_AWAY = re.compile(
+    r"Unable to contact slurm controller|Socket timed out|Zero Bytes were transmitted|Connection (refused|timed)"
+)
+
+
+def slurm_is_away(stderr: str) -> bool:
+    """Whether one of Slurm's commands failed for want of an answer, as while slurmctld is restarted."""
+    return _AWAY.search(stderr) is not None
 
 
 def parse_preempted(text: str) -> bool:

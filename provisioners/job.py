@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 import time
@@ -55,6 +56,7 @@ class Status:
     :param job_id: Slurm's; None for a local job, and before Slurm has said it
     :param start: when Slurm expects a waiting job to start, local time
     :param submitted: when it was submitted, on the monotonic clock
+    :param silent_since: since when Slurm does not answer, local time; None if it does
     """
 
     state: JobState
@@ -63,6 +65,7 @@ class Status:
     nodes: str = ""
     reason: str = ""
     start: datetime | None = None
+    silent_since: datetime | None = None
 
     def text(self) -> str:
         """Say it in one line."""
@@ -74,7 +77,8 @@ class Status:
         if self.job_id is None:
             return f"Being submitted to Slurm; waited {states.span(waited)}"
         now = datetime.now()  # noqa: DTZ005 (Slurm prints local times without a zone)
-        return states.queue_text(self.job_id, self.state, self.reason, start=self.start, now=now, waited=waited)
+        text = states.queue_text(self.job_id, self.state, self.reason, start=self.start, now=now, waited=waited)
+        return f"{text}; Slurm does not answer since {self.silent_since:%H:%M:%S}" if self.silent_since else text
 
 
 class Job:
@@ -138,6 +142,10 @@ class Job:
     async def is_exclusive(self) -> bool:
         """Whether nobody else can have a job on the node."""
         return False
+
+    async def time_left(self) -> float | None:
+        """Return how many seconds the job may still run, infinity without a limit; None if it cannot be told now."""
+        return math.inf
 
     def kernel_started(self, pid: int) -> None:
         """Note a kernel's process on the node, which is its group's leader."""
@@ -358,12 +366,13 @@ class SlurmJob(Job):
         self._notices.append(notice)
         if isinstance(notice, Queued):
             self._update(job_id=notice.job_id)
-            self._queue.watch(notice.job_id, self._on_entry)
+            self._queue.watch(notice.job_id, self._on_entry, self._on_silence)
             self._taken.set()
         elif isinstance(notice, Allocated):
             self._queue.unwatch(notice.job_id)
             state = self.status.state.advance(JobState.CONFIGURING)
-            self._update(job_id=notice.job_id, state=state, nodes=notice.nodes, reason="", start=None)
+            changes = {"state": state, "nodes": notice.nodes, "reason": "", "start": None, "silent_since": None}
+            self._update(job_id=notice.job_id, **changes)
             self._taken.set()
         elif isinstance(notice, NodeFailed):
             # srun hangs after this: let nobody wait for it.
@@ -371,7 +380,10 @@ class SlurmJob(Job):
 
     def _on_entry(self, entry: QueueEntry) -> None:
         state = self.status.state.advance(entry.state)
-        self._update(state=state, reason=entry.reason, start=entry.start)
+        self._update(state=state, reason=entry.reason, start=entry.start, silent_since=None)
+
+    def _on_silence(self, since: datetime) -> None:
+        self._update(silent_since=since)
 
     def _process_signal(self, number: int) -> None:
         if self._process and self._process.returncode is None:
@@ -417,6 +429,13 @@ class SlurmJob(Job):
         entry = await self._ask()
         return entry is not None and entry.exclusive
 
+    async def time_left(self) -> float | None:
+        """Ask Slurm how long the job may still run: an administrator may have changed that."""
+        entry = await self._ask()
+        if entry is None:
+            return None
+        return math.inf if entry.left is None else entry.left
+
     async def _ask(self) -> QueueEntry | None:
         """Return what squeue says of the job now; None when it says nothing."""
         job_id = self.status.job_id
@@ -442,8 +461,4 @@ class SlurmJob(Job):
         # srun that had to be killed leaves its job behind, and one that was cancelled at the wrong moment may.
         if self.status.job_id is None:
             return
-        env = commands.query_env(self._env)
-        try:
-            await process.run(commands.scancel_argv(self.status.job_id), env=env, timeout=_QUERY)
-        except (FarkernelError, TimeoutError) as error:
-            log.error("Slurm job %s may be left: %s", self.status.job_id, error)
+        await self._queue.cancel(self.status.job_id, env=commands.query_env(self._env))

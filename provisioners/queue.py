@@ -1,4 +1,4 @@
-"""One squeue for all the jobs of the process that wait.
+"""What the jobs of the process that wait, and those that are to go, ask of Slurm.
 
 500 kernels that wait cost slurmctld no more than one: all are asked about in one call, every 2 seconds at first, then
 more and more rarely up to every 30, at times that are not the same in every process.
@@ -10,11 +10,13 @@ import asyncio
 import logging
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import NamedTuple
 
 from farkernel.provisioners import commands, process
 from farkernel.provisioners.commands import QueueEntry
-from farkernel.provisioners.errors import FarkernelError
+from farkernel.provisioners.errors import CommandMissing, FarkernelError
 
 SHORTEST, LONGEST = 2.0, 30.0
 """Seconds between two questions."""
@@ -26,17 +28,29 @@ _TIMEOUT = 30.0
 log = logging.getLogger("farkernel")
 
 
+class _Watcher(NamedTuple):
+    on_entry: Callable[[QueueEntry], None]
+    on_silence: Callable[[datetime], None]
+
+
 class Queue:
     """Watches pending jobs for whoever wants to know; belongs to the background loop."""
 
     def __init__(self) -> None:
-        self._watchers: dict[int, Callable[[QueueEntry], None]] = {}
+        self._watchers: dict[int, _Watcher] = {}
+        self._silent_since: datetime | None = None
+        self._cancelling: set[asyncio.Task[None]] = set()
         self._pause = SHORTEST
         self._task: asyncio.Task[None] | None = None
 
-    def watch(self, job_id: int, on_entry: Callable[[QueueEntry], None]) -> None:
-        """Call `on_entry` with what squeue says of a job, until `unwatch`."""
-        self._watchers[job_id] = on_entry
+    def watch(
+        self, job_id: int, on_entry: Callable[[QueueEntry], None], on_silence: Callable[[datetime], None]
+    ) -> None:
+        """Call `on_entry` with what squeue says of a job, until `unwatch`.
+
+        :param on_silence: called with the time, local, since when Slurm does not answer
+        """
+        self._watchers[job_id] = _Watcher(on_entry, on_silence)
         self._pause = SHORTEST
         # A task that waits for long is not woken: a new one asks soon, which serves all.
         if self._task:
@@ -62,9 +76,48 @@ class Queue:
             env = commands.query_env(os.environ)
             finished = await process.run(commands.squeue_argv(self._watchers), env=env, timeout=_TIMEOUT)
         except (FarkernelError, TimeoutError) as error:
-            # slurmctld may be away for a while; that says nothing of the job.
-            log.warning("squeue: %s", error)
+            self._on_silence(str(error))
             return
+        if finished.returncode and commands.slurm_is_away(finished.stderr):
+            self._on_silence(finished.stderr.strip())
+            return
+        self._silent_since = None
         for job_id, entry in commands.parse_squeue(finished.stdout).items():
             if job_id in self._watchers:
-                self._watchers[job_id](entry)
+                self._watchers[job_id].on_entry(entry)
+
+    def _on_silence(self, why: str) -> None:
+        # slurmctld may be away for a while; that says nothing of the jobs.
+        if self._silent_since is None:
+            log.warning("squeue: %s", why)
+            self._silent_since = datetime.now()  # noqa: DTZ005 (shown to the user)
+            self._pause = SHORTEST
+        for watcher in list(self._watchers.values()):
+            watcher.on_silence(self._silent_since)
+
+    async def cancel(self, job_id: int, *, env: Mapping[str, str]) -> None:
+        """End a job; if Slurm does not answer it is tried again and again, without being waited for."""
+        if why := await _scancel(job_id, env):
+            log.error("Slurm job %s is left for now; scancel will be tried again: %s", job_id, why)
+            task = asyncio.get_running_loop().create_task(self._cancel_later(job_id, env))
+            self._cancelling.add(task)
+            task.add_done_callback(self._cancelling.discard)
+
+    async def _cancel_later(self, job_id: int, env: Mapping[str, str]) -> None:
+        pause = SHORTEST
+        await asyncio.sleep(pause)
+        while await _scancel(job_id, env):
+            pause = min(pause * _GROWTH, LONGEST)
+            await asyncio.sleep(pause)
+        log.warning("Slurm job %s is cancelled now", job_id)
+
+
+async def _scancel(job_id: int, env: Mapping[str, str]) -> str:
+    """Return why scancel did not reach Slurm; empty if it did, whatever it said of the job."""
+    try:
+        done = await process.run(commands.scancel_argv(job_id), env=env, timeout=_TIMEOUT)
+    except CommandMissing:
+        return ""  # nothing more can be done
+    except TimeoutError as error:
+        return str(error)
+    return done.stderr.strip() if commands.slurm_is_away(done.stderr) else ""

@@ -267,6 +267,11 @@ class JobPolicy(_Part):
         default=120.0, description="How long the job stays up when the login side has not been heard of."
     )
     queue_messages: Flag = Field(default=True, description="Show the state of the queue in the cell that waits.")
+    walltime_hook: Annotated[tuple[str, ...], BeforeValidator(_strings)] = Field(
+        default=(),
+        description="Command that runs on the node, beside the kernel, 15, 5 and 1 minutes before the job's time is up:"
+        " a program and its arguments.",
+    )
 
 
 class LauncherRequest(_Part):

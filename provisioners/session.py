@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from farkernel.launcher.protocol import (
     Channel,
     Event,
+    HookFailed,
     KernelEnded,
     KernelLog,
     KernelReady,
@@ -22,8 +25,11 @@ from farkernel.launcher.protocol import (
     OutputDropped,
     SignalKernel,
     StartKernel,
+    TimeLeft,
+    Walltime,
 )
 from farkernel.launcher.sockets import Frames
+from farkernel.launcher.walltime import MARKS
 from farkernel.provisioners import kernel_failures, states
 from farkernel.provisioners.background import Background
 from farkernel.provisioners.clients import Clients
@@ -42,6 +48,12 @@ _FATE = 2.0
 
 TELL_INTERVAL = 5.0
 """Seconds between two looks at the waiting cell."""
+
+_MOVED = 20.0
+"""Seconds by which a job's end may be off before it counts as moved, and by which Slurm is asked ahead of a warning."""
+
+_ASK_AGAIN = 30.0
+"""Seconds until Slurm is asked again that did not answer."""
 
 _KERNEL = 1
 """The number of our kernel on its launcher."""
@@ -263,6 +275,7 @@ class Session:
             started.cancel()
         self._spawn(self._watch_job(remote))
         self._spawn(self._watch_link(remote))
+        self._spawn(self._watch_walltime(remote))
 
     async def _wait_in_queue(self, job: Job, started: asyncio.Future[Any]) -> None:
         limit = self.request.job.max_wait
@@ -416,6 +429,22 @@ class Session:
         else:
             await self._give_up(error)
 
+    async def _watch_walltime(self, remote: Remote) -> None:
+        """Tell the launcher when the job's time is up; Slurm is asked anew before each warning, for that may change."""
+        end = 0.0
+        while self._remote is remote:
+            left = await remote.job.time_left()
+            if left is None:
+                await asyncio.sleep(_ASK_AGAIN)
+                continue
+            if left < math.inf and abs(time.time() + left - end) > _MOVED:
+                end = time.time() + left
+                remote.order(Walltime(end, list(self.request.job.walltime_hook)))
+            coming = [left - mark for mark in MARKS if _MOVED < left - mark < math.inf]
+            if not coming:
+                return
+            await asyncio.sleep(min(coming) - _MOVED)
+
     async def _watch_link(self, remote: Remote) -> None:
         """Tell that a node is silent, and give it up when its launcher does: Slurm itself may take minutes."""
         silence = Silence(self.request.job.orphan_timeout, now=self._loop.time())
@@ -480,9 +509,21 @@ class Session:
             self._log.info("%s on %s: %s", self._plan.name, self.node, event.text.rstrip())
         elif isinstance(event, KernelStarted):
             self._on_kernel_started(event)
+        elif isinstance(event, TimeLeft):
+            self._on_time_left(event.seconds)
+        elif isinstance(event, HookFailed):
+            self._clients.say(f"job.walltime_hook: {event.reason}.")
         elif isinstance(event, OutputDropped):
             why = f"the connection to {self.node} was too slow, or cut"
             self._clients.say(f"{event.messages} messages of output are missing here: {why}.")
+
+    def _on_time_left(self, seconds: float) -> None:
+        job_id = self.job.status.job_id if self.job else None
+        end = datetime.now() + timedelta(seconds=seconds)  # noqa: DTZ005 (the user's clock)
+        text = f"Slurm job {job_id} ends in {states.span(seconds)}, at {end:%H:%M}, and the kernel with it."
+        self._log.warning("%s", text)
+        if self._clients:
+            self._clients.say(text)
 
     def _on_ready(self) -> None:
         # At once, not when _bring_up comes to it: what follows in the same breath, such as the kernel's end, has to

@@ -10,6 +10,7 @@ from farkernel.launcher import protocol
 from farkernel.launcher.protocol import (
     EndLauncher,
     Failed,
+    HookFailed,
     KernelEnded,
     KernelLog,
     KernelReady,
@@ -21,6 +22,8 @@ from farkernel.launcher.protocol import (
     SignalKernel,
     Started,
     StartKernel,
+    TimeLeft,
+    Walltime,
 )
 
 START = StartKernel(
@@ -36,7 +39,7 @@ START = StartKernel(
     files={"environment": "NAME=value\n"},
     cleanup=["rm", "{kernel_directory}"],
 )
-ORDERS = [START, SignalKernel(1, 2), EndLauncher()]
+ORDERS = [START, SignalKernel(1, 2), EndLauncher(), Walltime(1e9, ["save"])]
 EVENTS = [
     KernelStarted(1, 2, 3, "/cwd"),
     KernelReady(1, 2),
@@ -44,6 +47,8 @@ EVENTS = [
     KernelEnded(1, 2, -9, True, "last words\n"),
     KernelLog(1, 2, "text\n"),
     OutputDropped(1, 2, 3),
+    TimeLeft(1, 2, 60.0),
+    HookFailed(1, 2, "it has no space"),
 ]
 ANSWERS = [Started("node", ["node", "10.0.0.1"], 4242, "key", "123", 99), Failed("why")]
 SETUP = Setup("key", "eth0", [20000, 20100], "/tmp", 60.0)

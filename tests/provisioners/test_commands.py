@@ -136,10 +136,10 @@ def test_the_other_commands() -> None:
 
 
 SQUEUE = """\
-38|PENDING|2026-11-22T21:12:14|NO||Resources
-40|PENDING|N/A|OK||ReqNodeNotAvail, UnavailableNodes:nid00001
-37|RUNNING|2026-11-22T21:07:14|NO|nid[02301-02302]|None
-46|FAILED|2026-11-22T21:07:33|NO|nid02301|NonZeroExitCode
+38|PENDING|2026-11-22T21:12:14|NO|UNLIMITED||Resources
+40|PENDING|N/A|OK|INVALID||ReqNodeNotAvail, UnavailableNodes:nid00001
+37|RUNNING|2026-11-22T21:07:14|NO|1-02:03:04|nid[02301-02302]|None
+46|FAILED|2026-11-22T21:07:33|NO|4:59|nid02301|NonZeroExitCode
 slurm_load_jobs error: Invalid job id specified
 """
 
@@ -154,6 +154,7 @@ def test_squeue_is_read() -> None:
     assert not jobs[40].exclusive
     assert jobs[40].reason == "ReqNodeNotAvail, UnavailableNodes:nid00001"
     assert jobs[37].nodes == "nid[02301-02302]"
+    assert [jobs[number].left for number in jobs] == [None, None, 93784.0, 299.0]
     assert jobs[46].state is JobState.FAILED
     assert parse_squeue("") == {}
 

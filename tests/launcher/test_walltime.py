@@ -1,0 +1,81 @@
+"""The time before a job's end, as a launcher tells it."""
+
+import asyncio
+import pathlib
+import time
+
+import pytest
+
+from farkernel.launcher.protocol import HookFailed, KernelReady, TimeLeft, Walltime
+from farkernel.launcher.walltime import MARKS, Alarm
+from tests.launcher.ends import until
+from tests.launcher.launched import Launched, ipykernel
+
+SOON = MARKS[-1] + 0.3  # the last mark comes at once
+
+
+def _marks(*ends: float) -> list[float]:
+    """Set an alarm to ends that are so many seconds from now, and return the marks that come at once."""
+
+    async def use() -> list[float]:
+        seen: list[float] = []
+        alarm = Alarm(asyncio.get_running_loop(), seen.append)
+        for end in ends:
+            alarm.set(time.time() + end)
+        await asyncio.sleep(0.5)
+        alarm.cancel()
+        return seen
+
+    return asyncio.run(use())
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_each_mark_is_told(mark: float) -> None:
+    assert _marks(mark + 0.2) == [mark]
+
+
+def test_a_mark_that_has_passed_is_not_told() -> None:
+    assert _marks(MARKS[-1] - 5) == []
+
+
+def test_an_end_that_is_moved_is_told_at_its_new_time() -> None:
+    assert _marks(SOON, 3600) == []
+    assert _marks(3600, SOON) == [MARKS[-1]]
+
+
+@pytest.mark.parametrize(
+    ("hook", "reason"),
+    [
+        (["/not/there"], "/not/there cannot be run: No such file or directory"),
+        (["sh", "-c", "echo no space; exit 4"], "sh has ended with exit code 4: no space"),
+        (["sh", "-c", "kill -9 $$"], "sh has ended with signal 9"),
+    ],
+)
+def test_a_hook_that_fails_is_told(short: pathlib.Path, hook: list[str], reason: str) -> None:
+    async def use() -> None:
+        async with Launched(short, ipykernel()) as launched:
+            await launched.connect()
+            await launched.event(KernelReady)
+            launched.order(Walltime(time.time() + SOON, hook))
+            assert (await launched.event(TimeLeft)).seconds == MARKS[-1]
+            assert (await launched.event(HookFailed)).reason == reason
+
+    asyncio.run(use())
+
+
+def test_a_hook_runs_beside_the_kernel_and_ends_with_it(short: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    seen = tmp_path / "seen"
+    words = "$FARKERNEL_SECONDS_LEFT $FARKERNEL_KERNEL_PID $OF_THE_KERNELSPEC $$"
+    script = f'echo "{words}" >{seen}.new; mv {seen}.new {seen}'
+
+    async def use() -> None:
+        async with Launched(short, ipykernel()) as launched:
+            await launched.connect()
+            await launched.event(KernelReady)
+            launched.order(Walltime(time.time() + SOON, ["sh", "-c", f"{script}; exec sleep 1000"]))
+            await until(seen.exists)
+            pid = await launched.printed("import os; print(os.getpid())")
+            assert seen.read_text().split()[:3] == ["60", pid.strip(), "yes"]
+
+    asyncio.run(use())
+    assert not pathlib.Path("/proc", seen.read_text().split()[3]).exists()
