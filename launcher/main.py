@@ -30,6 +30,9 @@ from farkernel.launcher.protocol import (
 UNDISMISSED = 3
 """The exit code of a launcher that has ended without an order: whoever could have given it is gone."""
 
+UNUSABLE = "cannot use the directory "
+"""Begins the reason of a launcher that has found no place for its files."""
+
 _ENDINGS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 
 
@@ -80,10 +83,15 @@ def run(stdin: BinaryIO) -> int:
         setup = decode(stdin.readline(), Setup)
         line = stdin.readline()
         order = decode(line, StartKernel) if line.strip() else None
-        # Never below /run/user: that does not exist inside a container.
-        base = PrivateDirectory(pathlib.Path(setup.directory or "/tmp"), "1000.1000/k-5")  # noqa: S108
     except (ProtocolError, OSError) as error:
         say(Failed(f"cannot begin: {error}"))
+        return 1
+    # Never below /run/user: that does not exist inside a container.
+    place = setup.directory or "/tmp"  # noqa: S108
+    try:
+        base = PrivateDirectory(pathlib.Path(place), "1000.1000/k-5")
+    except OSError as error:
+        say(Failed(f"{UNUSABLE}{place}: {error.strerror or error}"))
         return 1
     kernel, code, problem = None, 1, ""
     for signum in _ENDINGS:

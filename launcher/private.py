@@ -35,7 +35,11 @@ class PrivateDirectory:
     def __init__(self, base: pathlib.Path, longest: str) -> None:
         _sweep(base)
         self.path = pathlib.Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
-        self._lock = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            self._lock = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError:  # a file system may have room for the one and not for the other
+            self.path.rmdir()
+            raise
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._owner = os.getpid()
         atexit.register(self._at_exit)

@@ -32,7 +32,7 @@ class Clients:
     :param show_queue: whether the waiting cell tells what it waits for
     :param to_kernel: `to_kernel(channel, frames)` passes a client's message on
     :param on_interrupt: called for an interrupt_request that comes while there is no kernel
-    :raises OSError: the sockets cannot be made
+    :raises DirectoryUnusable: the sockets cannot be made
     """
 
     def __init__(

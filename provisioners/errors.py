@@ -2,6 +2,7 @@
 
 FarkernelError
 ├── RequestError            the kernelspec asks for something that is not valid
+├── DirectoryUnusable       a directory on the login node or on the compute node is full, or not there
 ├── CommandMissing          a program of Slurm is not on the login node
 ├── SubmissionRefused       Slurm refused the job at once
 ├── JobFailed               the job ended, or was cancelled, before the kernel was up
@@ -37,6 +38,10 @@ class FarkernelError(Exception):
 
 class RequestError(FarkernelError):
     """The kernelspec asks for something that is not valid."""
+
+
+class DirectoryUnusable(FarkernelError):
+    """A directory that farkernel needs, on the login node or on the compute node, is full, or not there."""
 
 
 class CommandMissing(FarkernelError):

@@ -25,6 +25,7 @@ import zmq
 from farkernel.launcher.private import PrivateDirectory
 from farkernel.launcher.protocol import PORT_NAMES, Channel
 from farkernel.launcher.sockets import Frames, LoopSocket, send
+from farkernel.provisioners.places import unusable
 
 _PUBLIC, _REAL = "k", "r"
 LONGEST_NAME = "r-5"
@@ -49,7 +50,7 @@ class Front:
     """The five sockets of one kernel.
 
     :param on_request: `on_request(channel, frames)` takes what clients send
-    :raises OSError: the sockets' directory cannot be made
+    :raises DirectoryUnusable: the sockets cannot be made
     """
 
     def __init__(
@@ -59,14 +60,21 @@ class Front:
         on_request: Callable[[Channel, list[Any]], None],
         base: pathlib.Path,
     ) -> None:
-        self._directory = PrivateDirectory(base, LONGEST_NAME)
-        self._sockets = {
-            channel: self._bind(loop, context, channel, on_request)
-            for channel in PORT_NAMES
-            if channel != Channel.IOPUB
-        }
-        self._publisher = Publisher(loop, self._bound(context, Channel.IOPUB, zmq.PUB))
-        self.renew()
+        with contextlib.ExitStack() as undo:
+            try:
+                self._directory = PrivateDirectory(base, LONGEST_NAME)
+                undo.callback(self._directory.remove)
+                self._sockets: dict[Channel, LoopSocket] = {}
+                for channel in (channel for channel in PORT_NAMES if channel != Channel.IOPUB):
+                    self._sockets[channel] = self._bind(loop, context, channel, on_request)
+                    undo.callback(self._sockets[channel].close)
+                self._publisher = Publisher(loop, self._bound(context, Channel.IOPUB, zmq.PUB))
+                undo.callback(self._publisher.close, 0)
+                self.renew()
+            except (OSError, zmq.ZMQError) as error:
+                why = error.strerror or str(error)
+                raise unusable(str(base), why, host="this host", key="XDG_RUNTIME_DIR") from error
+            undo.pop_all()
 
     @property
     def connection_info(self) -> dict[str, Any]:

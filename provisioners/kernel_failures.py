@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from farkernel.launcher.protocol import KernelEnded, KernelRefused
 from farkernel.provisioners import states
-from farkernel.provisioners.errors import KernelCommandMissing, KernelFailed
+from farkernel.provisioners.errors import DirectoryUnusable, KernelCommandMissing, KernelFailed
 from farkernel.provisioners.kernel_command import MODULES_FAILED
+from farkernel.provisioners.places import unusable
 
 COMMAND_NOT_FOUND = 127
 """The exit code of shells and container runtimes for a command that they do not find."""
@@ -70,8 +71,15 @@ def early_end(event: KernelEnded, argv: Sequence[str], kernel: str, node: str, *
     return KernelFailed(what, said=event.stderr, hint=hint)
 
 
-def refused(event: KernelRefused, cwd: Sequence[str], kernel: str, node: str) -> KernelFailed:
-    """Return the error of a kernel whose process could not be started."""
+def refused(
+    event: KernelRefused, cwd: Sequence[str], kernel: str, node: str, *, directory: str
+) -> KernelFailed | DirectoryUnusable:
+    """Return the error of a kernel whose process could not be started.
+
+    :param directory: in which the launcher makes its own
+    """
+    if event.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return unusable(directory, event.reason, host=node, key="launcher.directory of the kernelspec")
     if event.path in cwd:
         return KernelFailed(
             f'Kernel "{kernel}" cannot be started on {node} in the directory {event.path}',

@@ -19,9 +19,11 @@ from farkernel.provisioners.commands import (
 from farkernel.provisioners.containers.base import Container
 from farkernel.provisioners.errors import FarkernelError, ImportFailed, JobFailed, LauncherFailed, PythonMissing
 from farkernel.provisioners.image_failures import image_failure
+from farkernel.provisioners.places import unusable
 from farkernel.provisioners.refusals import explain_refusal, slurm_words
 
 _IMPORT = re.compile(r"(farkernel-bootstrap: old python|no pyzmq): (.*)")
+_PLACE = re.compile(r"cannot use the directory (/[^:]*): (.*)")
 _BOOTSTRAP = "farkernel-bootstrap: "
 
 
@@ -38,6 +40,8 @@ def explain(text: str, *, python: str, node: str) -> FarkernelError:
             said=problem[2],
             hint="It needs Python 3.11 or later with pyzmq there: name one in launcher.python of the kernelspec.",
         )
+    if place := _PLACE.search(text):
+        return unusable(place[1], place[2], host=node or "the node", key="launcher.directory of the kernelspec")
     said = slurm_words(text).replace(_BOOTSTRAP, "")
     return LauncherFailed(
         f"The launcher did not come up {where}.", said=said, hint="`farkernel doctor --on-node` tries it alone."

@@ -12,6 +12,7 @@ import re
 import secrets
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -23,10 +24,10 @@ from farkernel.provisioners import environment
 from farkernel.provisioners.background import Background, background
 from farkernel.provisioners.containers.base import Container, Inside
 from farkernel.provisioners.containers.registry import container_of
-from farkernel.provisioners.errors import FarkernelError
 from farkernel.provisioners.job import Job, LocalJob, SlurmJob, Status
 from farkernel.provisioners.kernel_command import with_modules
 from farkernel.provisioners.life import Phase
+from farkernel.provisioners.places import unusable
 from farkernel.provisioners.progress import Progress
 from farkernel.provisioners.request import Request, parse_request
 from farkernel.provisioners.session import Plan, Session
@@ -75,7 +76,7 @@ class FarkernelProvisioner(KernelProvisionerBase):
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Start the kernel, or start it anew; returns at once under a server, and when it is up elsewhere."""
-        self._check_connection_file()
+        await asyncio.to_thread(self._check_connection_file)
         env = {name: str(value) for name, value in kwargs.get("env", os.environ).items()}
         request, container = await asyncio.to_thread(self._request)
         cwd = request.kernel.cwd or kwargs.get("cwd") or "."
@@ -130,11 +131,14 @@ class FarkernelProvisioner(KernelProvisionerBase):
         if not self.parent.connection_file:
             return  # a temporary one of Jupyter's choice
         folder = pathlib.Path(self.parent.connection_file).absolute().parent
-        if folder.is_dir() and not os.access(folder, os.W_OK):
-            raise FarkernelError(
-                f"Jupyter cannot write its connection file: the directory {folder} is not writable.",
-                hint="Mend its permissions, or name another one in JUPYTER_RUNTIME_DIR.",
-            )
+        if not folder.is_dir():
+            return  # Jupyter makes it
+        try:
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(bytes(4096))
+        except OSError as error:
+            key = "JUPYTER_RUNTIME_DIR (Jupyter's connection file goes there)"
+            raise unusable(str(folder), error.strerror or str(error), host="this host", key=key) from error
 
     @property
     def _kernel_name(self) -> str:

@@ -504,7 +504,7 @@ class Session:
         elif isinstance(event, KernelEnded):
             self._on_kernel_ended(event)
         elif isinstance(event, KernelRefused):
-            self._resolve(kernel_failures.refused(event, self._plan.cwd, self._plan.name, self.node))
+            self._on_refused(event)
         elif isinstance(event, KernelLog):
             self._log.info("%s on %s: %s", self._plan.name, self.node, event.text.rstrip())
         elif isinstance(event, KernelStarted):
@@ -516,6 +516,10 @@ class Session:
         elif isinstance(event, OutputDropped):
             why = f"the connection to {self.node} was too slow, or cut"
             self._clients.say(f"{event.messages} messages of output are missing here: {why}.")
+
+    def _on_refused(self, event: KernelRefused) -> None:
+        plan, directory = self._plan, self.request.launcher.on_node
+        self._resolve(kernel_failures.refused(event, plan.cwd, plan.name, self.node, directory=directory))
 
     def _on_time_left(self, seconds: float) -> None:
         job_id = self.job.status.job_id if self.job else None

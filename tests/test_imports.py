@@ -27,6 +27,7 @@ PURE = (
     "provisioners/kernel_failures.py",
     "provisioners/launch_failures.py",
     "provisioners/life.py",
+    "provisioners/places.py",
     "provisioners/refusals.py",
     "provisioners/request.py",
     "provisioners/silence.py",

@@ -30,6 +30,7 @@ HOSTS = {
     for spec in (
         HostSpec("ctl", "10.99.0.2", Role.CONTROLLER),
         HostSpec("cori01", "10.99.0.10", Role.LOGIN),
+        HostSpec("cori02", "10.99.0.11", Role.LOGIN),
         HostSpec("nid00001", "10.99.0.21", Role.COMPUTE),
         HostSpec("nid00002", "10.99.0.22", Role.COMPUTE),
         HostSpec("nid02301", "10.99.0.31", Role.COMPUTE),

@@ -9,11 +9,14 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol, Self, TypeVar
 
+import pytest
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.session import Session
 from jupyter_core.paths import jupyter_runtime_dir
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
+
+from farkernel.provisioners.errors import FarkernelError
 
 Message = dict[str, Any]
 T = TypeVar("T")
@@ -245,6 +248,38 @@ async def server() -> AsyncIterator[AsyncMappingKernelManager]:
         await manager.shutdown_all(now=True)
         # left to the garbage collector it would wait, without end, for messages to kernels that are gone
         manager.context.destroy(linger=0)
+
+
+SLEEPS = "print('sleeps', flush=True); import time; time.sleep(600)"
+
+
+@contextlib.asynccontextmanager
+async def busy(name: str) -> AsyncIterator[tuple[AsyncMappingKernelManager, str, Client, Cell]]:
+    """A server with a kernel in which a cell runs."""
+    async with server() as manager:
+        kernel_id = await manager.start_kernel(kernel_name=name)
+        async with Client(manager.get_kernel(kernel_id)) as client:
+            cell = await client.send(SLEEPS).prints("sleeps")
+            yield manager, kernel_id, client, cell
+
+
+async def gone(manager: AsyncMappingKernelManager, kernel_id: str) -> None:
+    """Wait until the server has dropped the kernel; a new job must not follow."""
+    deadline = asyncio.get_running_loop().time() + PATIENCE
+    while kernel_id in manager:
+        assert asyncio.get_running_loop().time() < deadline
+        await asyncio.sleep(0.1)
+    assert jobs() == []
+
+
+async def failure(name: str) -> FarkernelError:
+    """Start a kernel that cannot be started, as nbconvert and others would."""
+    manager = AsyncKernelManager(kernel_name=name)
+    with pytest.raises(FarkernelError) as caught:
+        await manager.start_kernel()
+    assert not await manager.is_alive()
+    await eventually(lambda: not jobs())
+    return caught.value
 
 
 def slurm(*argv: str) -> str:

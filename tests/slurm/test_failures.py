@@ -3,22 +3,14 @@
 The fixtures see to the second half: after each test there is no job, no process and no directory on any host.
 """
 
-import asyncio
-import contextlib
-import os
-import signal
-import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from jupyter_client.manager import AsyncKernelManager
-from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 
 from farkernel.provisioners.errors import (
     CommandMissing,
-    FarkernelError,
     ImportFailed,
     KernelCommandMissing,
     KernelFailed,
@@ -27,24 +19,9 @@ from farkernel.provisioners.errors import (
     RequestError,
     SubmissionRefused,
 )
-from tests.cluster import Site
-from tests.slurm.helpers import PATIENCE, Cell, Client, Specs, eventually, jobs, kernel, server, slurm
+from tests.slurm.helpers import Client, Specs, failure, gone, server
 
 pytestmark = pytest.mark.usefixtures("cluster")
-
-NODE = "nid02301"
-SLEEPS = "print('sleeps', flush=True); import time; time.sleep(600)"
-
-
-async def failure(name: str) -> FarkernelError:
-    """Start a kernel that cannot be started, as nbconvert and others would."""
-    manager = AsyncKernelManager(kernel_name=name)
-    with pytest.raises(FarkernelError) as caught:
-        await manager.start_kernel()
-    assert not await manager.is_alive()
-    await eventually(lambda: not jobs())
-    return caught.value
-
 
 # ---- it does not come up ----
 
@@ -127,171 +104,4 @@ async def test_a_failure_under_a_server_is_told_in_the_cell(specs: Specs) -> Non
             assert cell.errors[0].startswith("KernelFailed")
             assert "no licence" in cell.told
             assert cell.status == "error"
-        await gone(manager, kernel_id)
-
-
-# ---- it ends ----
-
-
-@contextlib.asynccontextmanager
-async def busy(name: str) -> AsyncIterator[tuple[AsyncMappingKernelManager, str, Client, Cell]]:
-    """A server with a kernel in which a cell runs."""
-    async with server() as manager:
-        kernel_id = await manager.start_kernel(kernel_name=name)
-        async with Client(manager.get_kernel(kernel_id)) as client:
-            cell = await client.send(SLEEPS).prints("sleeps")
-            yield manager, kernel_id, client, cell
-
-
-async def gone(manager: AsyncMappingKernelManager, kernel_id: str) -> None:
-    """Wait until the server has dropped the kernel; a new job must not follow."""
-    deadline = asyncio.get_running_loop().time() + PATIENCE
-    while kernel_id in manager:
-        assert asyncio.get_running_loop().time() < deadline
-        await asyncio.sleep(0.1)
-    assert jobs() == []
-
-
-async def test_a_job_that_is_cancelled(specs: Specs) -> None:
-    async with busy(specs()) as (manager, kernel_id, client, cell):
-        next_one = client.send("1 + 1")
-        job = jobs()[0]
-        slurm("scancel", job)
-        await cell.done()
-        assert f"Slurm job {job}" in cell.told
-        assert "cancelled" in cell.told.lower()
-        assert cell.status == "error"
-        await next_one.done()
-        assert next_one.status in {"aborted", "error"}
-        await gone(manager, kernel_id)
-
-
-async def test_the_time_limit(specs: Specs) -> None:
-    async with busy(specs(slurm={"time": "1"})) as (manager, kernel_id, _, cell):
-        # Slurm looks about once a minute: it takes longer than one wait
-        with contextlib.suppress(TimeoutError):
-            await cell.done()
-        await cell.done()
-        assert "time limit" in cell.told.lower()
-        await gone(manager, kernel_id)
-
-
-@pytest.fixture
-def repaired(cluster: Site, no_directories_left: None) -> Iterator[None]:
-    """The node is up and connected again."""
-    yield
-    cluster.power_on(NODE)
-    cluster.cable(NODE, True)
-    cluster.idle()
-
-
-@pytest.mark.usefixtures("repaired")
-async def test_a_node_that_loses_power(specs: Specs, cluster: Site) -> None:
-    async with busy(specs(slurm={"extra_args": [f"--nodelist={NODE}"]})) as (manager, kernel_id, _, cell):
-        job = jobs()[0]
-        await asyncio.to_thread(cluster.power_off, NODE)
-        await cell.done()
-        assert NODE in cell.told
-        assert job in cell.told
-        await gone(manager, kernel_id)
-
-
-@pytest.mark.usefixtures("repaired")
-async def test_a_short_cut_of_the_cable_loses_nothing(specs: Specs, cluster: Site) -> None:
-    async with kernel(specs(slurm={"extra_args": [f"--nodelist={NODE}"]})) as (_, client):
-        cell = client.send("import time\nfor number in range(150):\n    print(number, flush=True)\n    time.sleep(0.1)")
-        await cell.prints("9\n")
-        await asyncio.to_thread(cluster.cable, NODE, False)
-        await asyncio.sleep(10)
-        await asyncio.to_thread(cluster.cable, NODE, True)
-        await cell.done()
-        assert cell.stdout.split() == [str(number) for number in range(150)]
-        assert (await client.run("1 + 1")).result == "2"
-
-
-async def test_a_kernel_that_is_killed_starts_anew_in_its_job(specs: Specs) -> None:
-    async with busy(specs()) as (_, _, client, cell):
-        job = jobs()
-        slurm("srun", f"--jobid={job[0]}", "--overlap", "-n1", "pkill", "-KILL", "-f", "ipykernel_launcher")
-        await cell.done()
-        assert "SIGKILL" in cell.told
-        assert (await client.run_anew("1 + 1")).result == "2"
-        assert jobs() == job
-
-
-async def test_preemption(specs: Specs, cluster: Site) -> None:
-    name = specs(slurm={"qos": "overrun", "extra_args": [f"--nodelist={NODE}"]})
-    async with busy(name) as (manager, kernel_id, _, cell):
-        argv = ["srun", "-q", "realtime", "-C", "knl", "-w", NODE, "-t", "1", "true"]
-        other = asyncio.create_task(asyncio.to_thread(cluster.run, "cori01", "alice", argv))
-        await cell.done()
-        assert "preempted" in cell.told.lower()
-        await gone(manager, kernel_id)
-        assert (await other).returncode == 0
-
-
-# ---- the server ends ----
-
-_SERVER = """
-import asyncio, sys
-from jupyter_client.manager import AsyncKernelManager
-async def main():
-    manager = AsyncKernelManager(kernel_name=sys.argv[1])
-    await manager.start_kernel()
-    print("up", flush=True)
-    await asyncio.sleep(600)
-asyncio.run(main())
-"""
-
-
-@pytest.fixture
-def runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a server that is killed leave its sockets, which nobody can remove, where they harm no other test."""
-    directory = tmp_path / "run"
-    directory.mkdir(mode=0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(directory))
-
-
-def start_server(name: str) -> subprocess.Popen[str]:
-    process = subprocess.Popen([sys.executable, "-c", _SERVER, name], stdout=subprocess.PIPE, text=True)
-    assert process.stdout
-    assert process.stdout.readline() == "up\n"
-    return process
-
-
-def sruns() -> list[int]:
-    """The ids of this user's processes of srun."""
-    done = subprocess.run(["pgrep", "-u", str(os.getuid()), "-x", "srun"], capture_output=True, text=True, check=False)
-    return [int(pid) for pid in done.stdout.split()]
-
-
-@pytest.mark.usefixtures("runtime_directory")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-async def test_a_server_that_dies_takes_its_job_with_it(specs: Specs, number: signal.Signals) -> None:
-    with start_server(specs()) as process:
-        assert jobs("RUNNING")
-        process.send_signal(number)
-        process.wait()
-        await eventually(lambda: not jobs() and not sruns())
-
-
-@pytest.mark.usefixtures("runtime_directory")
-async def test_a_job_whose_login_side_is_gone_for_good_ends_by_itself(specs: Specs) -> None:
-    with start_server(specs(job={"orphan_timeout": "5s"})) as process:
-        assert jobs("RUNNING")
-        (group,) = {os.getpgid(pid) for pid in sruns()}
-        process.kill()
-        os.killpg(group, signal.SIGKILL)  # one after the other, srun's helper would have time to end the job
-        process.wait()
-        await eventually(lambda: not jobs())
-
-
-async def test_an_srun_that_is_killed(specs: Specs) -> None:
-    """Its job would stay: Slurm does not notice."""
-    async with busy(specs()) as (manager, kernel_id, _, cell):
-        job = jobs()[0]
-        for pid in sruns():
-            os.kill(pid, signal.SIGKILL)
-        await cell.done()
-        assert job in cell.told
         await gone(manager, kernel_id)

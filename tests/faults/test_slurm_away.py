@@ -1,0 +1,53 @@
+"""Slurm's daemons are away for a while: kernels do not notice, waiting cells tell, and nothing is left."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.cluster import Site
+from tests.faults.switches import daemon_away, meanwhile
+from tests.slurm.helpers import Client, Specs, eventually, jobs, kernel, server
+from tests.slurm.squeue import Occupation
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+@pytest.mark.parametrize("name", ["slurmctld", "slurmdbd"])
+async def test_a_running_kernel_does_not_notice(specs: Specs, cluster: Site, name: str) -> None:
+    async with kernel(specs()) as (_, client):
+        job = jobs()
+        cell = await client.send("import time\nfor n in range(20): print(n, flush=True); time.sleep(1)").prints("1\n")
+        async with meanwhile(daemon_away(cluster, name)):
+            assert (await client.request("kernel_info_request", {}, control=True))["status"] == "ok"
+            await cell.done()
+            assert cell.stdout.split() == [str(number) for number in range(20)]
+            assert cell.stderr == ""
+        assert (await client.run("1 + 1")).result == "2"
+        assert jobs() == job
+
+
+async def test_a_waiting_cell_tells_that_slurm_does_not_answer(
+    specs: Specs, no_free_knl: Occupation, cluster: Site
+) -> None:
+    async with server() as manager:
+        kernel_id = await manager.start_kernel(kernel_name=specs())
+        async with Client(manager.get_kernel(kernel_id)) as client:
+            cell = await client.send("print('mine')").has("display_data")
+            async with meanwhile(daemon_away(cluster, "slurmctld")):
+                await client.until(lambda: "Slurm does not answer since" in "".join(cell.texts("update_display_data")))
+            await client.until(lambda: "does not answer" not in cell.texts("update_display_data")[-1])
+            await asyncio.to_thread(no_free_knl.end)
+            assert (await cell.done()).stdout == "mine\n"
+
+
+async def test_a_job_that_is_given_up_meanwhile_does_not_stay_in_the_queue(
+    specs: Specs, no_free_knl: Occupation, cluster: Site
+) -> None:
+    async with server() as manager:
+        kernel_id = await manager.start_kernel(kernel_name=specs())
+        await eventually(lambda: jobs("PENDING"))
+        async with meanwhile(daemon_away(cluster, "slurmctld")):
+            running: Any = manager.get_kernel(kernel_id)
+            await running.shutdown_kernel()
+        await eventually(lambda: not jobs())
