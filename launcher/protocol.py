@@ -317,12 +317,26 @@ def decode_event(data: bytes | str) -> Event:
     return cast("Event", _decode(data, Event))
 
 
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "str": str, "int": int, "bool": bool, "float": (float, int),
+    "list[str]": list, "list[int]": list, "dict[str, str]": dict,
+}  # fmt: skip
+
+
+def _check(message: Any) -> None:
+    """Look at what kind each field is; both sides are of one version, but what stands in between may not be."""
+    for field in dataclasses.fields(message):
+        if not isinstance(getattr(message, field.name), _KINDS[str(field.type)]):
+            raise TypeError(f"{field.name} is no {field.type}")
+
+
 def _decode(data: bytes | str, expected: types.UnionType | type = object) -> object:
     try:
         fields = json.loads(data)
         cls = _TYPES[fields.pop("type")]
         message = cls(**fields)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        _check(message)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ProtocolError(f"not a message of farkernel's protocol {VERSION}: {error!r}") from error
     if not isinstance(message, expected):
         raise ProtocolError(f"{cls.__name__} is not expected here")

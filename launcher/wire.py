@@ -52,8 +52,12 @@ class Message:
 
     @property
     def content(self) -> dict[str, Any]:
-        """The message's content."""
-        return dict(json.loads(bytes(self.raw_content)))
+        """The message's content; empty if that is no JSON object."""
+        try:
+            content = json.loads(bytes(self.raw_content))
+        except (ValueError, RecursionError):
+            return {}
+        return content if isinstance(content, dict) else {}
 
 
 def parse(frames: Frames) -> Message | None:
@@ -62,7 +66,7 @@ def parse(frames: Frames) -> Message | None:
     try:
         header, parent = json.loads(bytes(frames[at + 2])), json.loads(bytes(frames[at + 3]))
         content = frames[at + 5]
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, RecursionError):
         return None
     if not isinstance(header, dict):
         return None

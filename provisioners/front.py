@@ -116,6 +116,8 @@ class Front:
         socket: zmq.Socket[bytes] = context.socket(kind)
         if kind == zmq.ROUTER:
             socket.router_handover = True  # a tab that reconnects uses its identity again
+        if kind == zmq.PUB:
+            socket.sndhwm = _QUEUE
         socket.bind(f"ipc://{self._directory.path}/{_REAL}-{int(channel)}")
         return socket
 
@@ -136,7 +138,8 @@ class Publisher:
     A PUB socket drops at its high-water mark, 1000 messages by default, so that a burst of prints loses some. With
     ZMQ_XPUB_NODROP it refuses instead, and what it refuses waits here. A client that has not read anything for
     `patience` seconds is waited for no more: it loses messages, until it reads again, and the others do not. More
-    than `limit` bytes never wait.
+    than `limit` bytes never wait. The high-water mark counts messages, whatever their size: it is low, so that clients
+    that do not read cannot fill the memory with large ones.
     """
 
     def __init__(
@@ -205,8 +208,11 @@ class Publisher:
         self._bytes -= sum(len(frame) for frame in self._waiting.popleft())
 
 
-_RETRY = 0.005
+_QUEUE = 32
+"""Messages in the queue of a client that does not read."""
+
+_RETRY = 0.001
 """Seconds until a socket that was full is tried again."""
 
-_RETRY_MESSAGES = 20
+_RETRY_MESSAGES = 5
 """Messages that are then published without regard for a client that does not read."""

@@ -34,6 +34,9 @@ from farkernel.provisioners.states import JobState
 _LINES = 200
 """Lines of stderr that are kept."""
 
+_LONGEST_LINE = 2**20
+"""Bytes after which a line counts as ended: whatever prints it must not fill the memory."""
+
 _TAKEN = 5.0
 """Seconds after which an srun that says nothing counts as taken by Slurm: it may be booting a node."""
 
@@ -293,6 +296,8 @@ async def _each_line(stream: StreamReader, on_line: Callable[[str], None]) -> No
     rest = b""
     while data := await stream.read(65536):
         *lines, rest = (rest + data).split(b"\n")
+        if len(rest) > _LONGEST_LINE:
+            lines, rest = [*lines, rest], b""
         for line in lines:
             on_line(line.decode(errors="replace"))
     if rest:

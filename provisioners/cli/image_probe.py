@@ -1,5 +1,6 @@
 """What `farkernel images check` runs: the probe inside the image, and what starts it on the host or node. No I/O."""
 
+import contextlib
 import io
 import json
 import re
@@ -145,5 +146,7 @@ def read_answer(stdout: str) -> Answer:
         elif line.startswith(_FOUND):
             command = line.removeprefix(_FOUND)
         elif line.startswith(_TOLD):
-            python = json.loads(line.removeprefix(_TOLD))
+            with contextlib.suppress(ValueError, RecursionError):  # the image may print what it likes
+                told = json.loads(line.removeprefix(_TOLD))
+                python = told if isinstance(told, dict) else {}
     return Answer(host, command, python)

@@ -85,7 +85,7 @@ class ShifterImages(ImageStore):
     def pull_problem(self, returncode: int, text: str) -> str:
         """Return why the image was not pulled: `shifterimg pull` ends with 0 all the same."""
         last = self.parse_progress(text)
-        if last == "READY":
+        if last == "READY" and returncode == 0:
             return ""
         if problem := _gateway_problem(text):
             return problem

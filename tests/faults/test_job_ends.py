@@ -12,10 +12,8 @@ from tests.slurm.helpers import Cell, Client, Specs, busy, gone, jobs, kernel, s
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
-HOOK = """\
-env | grep ^FARKERNEL_ > "$HOME/hook.$FARKERNEL_SECONDS_LEFT"
-kill -0 "$FARKERNEL_KERNEL_PID" && pwd >&2 && exit 7
-"""
+SHOW = 'env | grep ^FARKERNEL_ > "$HOME/hook.$FARKERNEL_SECONDS_LEFT"'
+HOOK = f'{SHOW}; kill -0 "$FARKERNEL_KERNEL_PID" && pwd >&2 && exit 7'
 
 
 async def told(client: Client, cell: Cell, text: str, waits: int = 1) -> None:

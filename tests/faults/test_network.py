@@ -69,13 +69,13 @@ async def test_large_outputs_through_a_short_cut(specs: Specs, cluster: Site) ->
 async def test_a_cut_of_a_minute(specs: Specs, cluster: Site) -> None:
     name = specs(slurm=ON_NODE, job={"orphan_timeout": "5m"})
     async with meanwhile(slurmd_timeout(cluster, 300)), kernel(name) as (_, client):
-        cell = await client.send(PRINTS.format(count=40_000)).prints("999\n")
+        cell = await client.send(PRINTS.format(count=20_000)).prints("999\n")
         async with meanwhile(cable_pulled(cluster, NODE)):
             await asyncio.sleep(60)
         with contextlib.suppress(TimeoutError):  # it may take longer than one wait
             await cell.done()
         await cell.done()
-        assert cell.stdout.split() == [str(number) for number in range(40_000)]
+        assert cell.stdout.split() == [str(number) for number in range(20_000)]
         assert "nothing was heard from nid02301" in cell.stderr
         assert "nid02301 is back" in cell.stderr
 

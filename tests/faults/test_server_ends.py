@@ -105,6 +105,7 @@ def other_login_node(cluster: Site) -> Iterator[str]:
     """A login node that may be switched off, unlike the one that the tests run on."""
     yield OTHER_LOGIN
     cluster.power_on(OTHER_LOGIN)
+    cluster.idle()
 
 
 async def test_a_login_node_that_loses_power(
@@ -115,7 +116,8 @@ async def test_a_login_node_that_loses_power(
     kernelspec = tmp_path / f"share/jupyter/kernels/{name}"
     script = f"mkdir -p {shared}/kernels && rm -rf {shared}/kernels/* && cp -r {kernelspec} {shared}/kernels/{name}"
     await asyncio.to_thread(on, cluster, "cori01", script, user="alice")
-    command = f"PATH={sys.prefix}/bin:$PATH JUPYTER_PATH={shared} nohup {sys.executable} -c '{_SERVER}' {name} >{shared}/out 2>&1 &"
+    env = f"PATH={sys.prefix}/bin:$PATH JUPYTER_PATH={shared}"
+    command = f"{env} nohup {sys.executable} -c '{_SERVER}' {name} >{shared}/out 2>&1 &"
     await asyncio.to_thread(on, cluster, other_login_node, command, user="alice")
     await eventually((shared / "out").read_text)
     assert (shared / "out").read_text() == "up\n"

@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import nbformat
 import pytest
+import zmq
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import AsyncKernelManager, KernelManager
@@ -331,6 +332,38 @@ def test_what_is_asked_of_a_kernel_that_has_crashed_is_not_done_by_the_next() ->
         return await notebook.client.get_shell_msg(timeout=60)
 
     asyncio.run(use())
+
+
+@pytest.mark.usefixtures("site")
+def test_garbage_on_the_sockets_disturbs_no_cell() -> None:
+    """Only the user's own processes can send any."""
+
+    async def use() -> None:
+        async with _notebook() as notebook:
+            await notebook.text("count = 0")
+            session = notebook.client.session
+            message = session.msg("execute_request", {"code": "count += 1", "silent": True})
+            replayed = session.serialize(message)
+            deep = [b"<IDS|MSG>", b"", b"[" * 100_000, b"{}", b"{}", b"{}"]
+            garbage = [[b""], [b"x"] * 1000, [b"<IDS|MSG>"], deep, [os.urandom(2**20)], replayed, replayed, replayed]
+            with zmq.Context() as context:
+                sockets = [_raw(context, notebook.manager, port) for port in (1, 3, 4, 5)]
+                for frames in garbage:
+                    for socket in sockets:
+                        socket.send_multipart(frames)
+                assert await notebook.text("print('on')") == "on\n"
+                context.destroy(0)
+            assert await notebook.text("print(count)") == "1\n"  # ipykernel itself knows a signature that it has seen
+            await notebook.manager.interrupt_kernel()
+            assert await notebook.text("print('still')") == "still\n"
+
+    asyncio.run(use())
+
+
+def _raw(context: zmq.Context[Any], manager: AsyncKernelManager, port: int) -> zmq.Socket[bytes]:
+    socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+    socket.connect(f"ipc://{manager.ip}-{port}")
+    return socket
 
 
 def _manager(managers: AsyncMultiKernelManager, kernel_id: str) -> AsyncKernelManager:

@@ -28,7 +28,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
     arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(pyfuncitem.obj).parameters}
-    asyncio.run(asyncio.wait_for(pyfuncitem.obj(**arguments), 3 * PATIENCE))
+    marker = pyfuncitem.get_closest_marker("timeout")
+    limit = marker.args[0] - PATIENCE if marker else 3 * PATIENCE
+    asyncio.run(asyncio.wait_for(pyfuncitem.obj(**arguments), limit))
     return True
 
 
