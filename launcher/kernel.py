@@ -12,7 +12,7 @@ from typing import Any
 
 import zmq
 
-from farkernel.launcher import wire
+from farkernel.launcher import usage, wire
 from farkernel.launcher.process import Hook, KernelProcess
 from farkernel.launcher.protocol import (
     PORT_NAMES,
@@ -25,6 +25,7 @@ from farkernel.launcher.protocol import (
     KernelStarted,
     OutputDropped,
     TimeLeft,
+    Usage,
 )
 from farkernel.launcher.sockets import Frames, LoopSocket
 
@@ -75,6 +76,8 @@ class Kernel:
         self._held_bytes = 0
         self._dropped = 0
         self._hooks: list[Hook] = []
+        self._meter = usage.Meter()
+        self._usage_timer: asyncio.TimerHandle | None = None
         self._sockets = self._connect(context)
         loop.add_reader(process.output.fileno(), self._on_output)
         report(KernelStarted(*self._ids, process.pid, process.cwd))
@@ -143,8 +146,9 @@ class Kernel:
         self.signal(signal.SIGKILL)
         for hook in self._hooks:
             hook.kill()
-        if self._probe_timer:
-            self._probe_timer.cancel()
+        for timer in (self._probe_timer, self._usage_timer):
+            if timer:
+                timer.cancel()
         if not self.process.output.closed:
             self._loop.remove_reader(self.process.output.fileno())
             self.process.output.close()
@@ -208,6 +212,14 @@ class Kernel:
             if self._probe_timer:
                 self._probe_timer.cancel()
             self._report(KernelReady(*self._ids))
+            self._usage_timer = self._loop.call_later(usage.FIRST, self._tell_usage)
+
+    # ---- what it takes ----
+
+    def _tell_usage(self) -> None:
+        if not self._holding and (reading := self._meter.news(self.process.roots)):
+            self._report(Usage(*self._ids, reading.memory, reading.cpu))
+        self._usage_timer = self._loop.call_later(usage.INTERVAL, self._tell_usage)
 
     # ---- the process's own output ----
 

@@ -33,7 +33,7 @@ class PrivateDirectory:
     """
 
     def __init__(self, base: pathlib.Path, longest: str) -> None:
-        _sweep(base)
+        sweep(base)
         self.path = pathlib.Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
         try:
             self._lock = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -63,7 +63,12 @@ class PrivateDirectory:
             os.close(self._lock)
 
 
-def _sweep(base: pathlib.Path) -> None:
+def sweep(base: pathlib.Path, *, remove: bool = True) -> list[pathlib.Path]:
+    """Find the user's directories that nobody holds any more, and remove them.
+
+    :param remove: false to find them only
+    """
+    found = []
     for directory in base.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):
             status = directory.lstat()
@@ -73,6 +78,9 @@ def _sweep(base: pathlib.Path) -> None:
             lock = os.open(directory / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(directory)
+                if remove:
+                    shutil.rmtree(directory)
+                found.append(directory)
             finally:
                 os.close(lock)
+    return found

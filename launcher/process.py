@@ -80,6 +80,11 @@ class KernelProcess:
         """The process id; also its process group's and session's."""
         return self._process.pid
 
+    @property
+    def roots(self) -> set[int]:
+        """The processes that have started all others of the kernel, inside its container too."""
+        return {self.pid, self._pid_inside() or self.pid}
+
     def poll(self) -> int | None:
         """Return the exit code, negative for a signal; None while it runs."""
         return self._process.poll()

@@ -268,7 +268,31 @@ class HookFailed:
     reason: str
 
 
-Event = KernelStarted | KernelReady | KernelRefused | KernelEnded | KernelLog | OutputDropped | TimeLeft | HookFailed
+@dataclasses.dataclass(frozen=True)
+class Usage:
+    """What the kernel's processes take of the node; told when it has changed noticeably.
+
+    :param memory: bytes
+    :param cpu: seconds of processor time so far
+    """
+
+    kernel: int
+    generation: int
+    memory: int
+    cpu: float
+
+
+Event = (
+    KernelStarted
+    | KernelReady
+    | KernelRefused
+    | KernelEnded
+    | KernelLog
+    | OutputDropped
+    | TimeLeft
+    | HookFailed
+    | Usage
+)
 
 
 # ---- JSON ------------------------------------------------------------------------------------------------
@@ -279,7 +303,7 @@ _TYPES: dict[str, type[Any]] = {
         Setup, Started, Failed,
         StartKernel, SignalKernel, EndLauncher, Walltime,
         KernelStarted, KernelReady, KernelRefused, KernelEnded, KernelLog, OutputDropped,
-        TimeLeft, HookFailed,
+        TimeLeft, HookFailed, Usage,
     )
 }  # fmt: skip
 

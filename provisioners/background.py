@@ -16,6 +16,11 @@ from typing import Any, TypeVar
 import zmq
 
 from farkernel.provisioners.queue import Queue
+from farkernel.provisioners.recorder import Recorder
+from farkernel.provisioners.records import Record
+from farkernel.provisioners.state_files import StateFiles, state_directory
+from farkernel.provisioners.sweep import sweep
+from farkernel.provisioners.writer import Writer
 
 T = TypeVar("T")
 
@@ -28,12 +33,21 @@ class Background:
         self.context: zmq.Context[Any] = zmq.Context(io_threads=2)
         self.context.max_sockets = 65536
         self.queue = Queue()
+        self._writer = Writer()
+        self._sweeping: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self.loop.run_forever, name="farkernel", daemon=True)
         self._thread.start()
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Do some work there and await it from any other loop; cancellation is passed on."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.loop))
+
+    def recorder(self, record: Record) -> Recorder:
+        """Return what writes down a kernel's life; the first one has what is left of others removed."""
+        files = StateFiles(state_directory())
+        if self._sweeping is None:
+            self._sweeping = self.loop.create_task(sweep(files, self._writer))
+        return Recorder(record, files, self._writer)
 
 
 @functools.cache

@@ -95,13 +95,21 @@ def _resources(slurm: SlurmRequest) -> list[str]:
     return [f"--{name}={value}" for name, value in options.items() if value is not None] + exclusive
 
 
+_SQUEUE_FORMAT = "--format=%i|%T|%S|%h|%L|%N|%r"
+
+
 def squeue_argv(job_ids: Iterable[int]) -> list[str]:
     """Return the command line that asks about jobs, ended ones too; `parse_squeue` reads its output.
 
     An unknown job alone makes squeue fail (`Invalid job id specified`, code 1); among others it is left out.
     """
     ids = ",".join(str(job_id) for job_id in job_ids)
-    return ["squeue", "--noheader", "--states=all", f"--jobs={ids}", "--format=%i|%T|%S|%h|%L|%N|%r"]
+    return ["squeue", "--noheader", "--states=all", f"--jobs={ids}", _SQUEUE_FORMAT]
+
+
+def squeue_of_user_argv(uid: int) -> list[str]:
+    """Return the command line that asks about a user's jobs that have not ended; `parse_squeue` reads its output."""
+    return ["squeue", "--noheader", f"--user={uid}", _SQUEUE_FORMAT]
 
 
 def scancel_argv(job_id: int) -> list[str]:

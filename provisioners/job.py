@@ -59,6 +59,7 @@ class Status:
     :param job_id: Slurm's; None for a local job, and before Slurm has said it
     :param start: when Slurm expects a waiting job to start, local time
     :param submitted: when it was submitted, on the monotonic clock
+    :param launcher: the launcher's process id on its node; 0 before it is up
     :param silent_since: since when Slurm does not answer, local time; None if it does
     """
 
@@ -69,6 +70,7 @@ class Status:
     reason: str = ""
     start: datetime | None = None
     silent_since: datetime | None = None
+    launcher: int = 0
 
     def text(self) -> str:
         """Say it in one line."""
@@ -256,7 +258,8 @@ class Job:
             self._started.set_result(answer)
             if isinstance(answer, Started):
                 job_id = int(answer.job_id) if answer.job_id else None
-                self._update(state=self.status.state.advance(JobState.RUNNING), nodes=answer.node, job_id=job_id)
+                state = self.status.state.advance(JobState.RUNNING)
+                self._update(state=state, nodes=answer.node, job_id=job_id, launcher=answer.pid)
 
     def _on_stderr(self, line: str) -> None:
         self._lines.append(line)

@@ -5,6 +5,7 @@ docs/architecture.md shows what `diagram` and `outcomes` draw; a test keeps the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -102,11 +103,15 @@ OUTCOMES: dict[Step, Outcome] = {
 
 
 class Life:
-    """Where one kernel is, and why it has last ended."""
+    """Where one kernel is, and why it has last ended.
 
-    def __init__(self) -> None:
+    :param on_step: `on_step(step, phase)` is told of each step that was taken, and where it has led
+    """
+
+    def __init__(self, on_step: Callable[[Step, Phase], None] | None = None) -> None:
         self.phase = Phase.IDLE
         self.ending: Step | None = None
+        self._on_step = on_step
 
     def take(self, step: Step) -> bool:
         """Go where a step leads; False, and nothing changes, where it leads nowhere, as when it comes too late."""
@@ -118,6 +123,8 @@ class Life:
             self.ending = step
         elif step in {Step.SUBMITTED, Step.ORDERED}:
             self.ending = None
+        if self._on_step:
+            self._on_step(step, target)
         return True
 
 

@@ -29,7 +29,9 @@ from farkernel.provisioners.kernel_command import with_modules
 from farkernel.provisioners.life import Phase
 from farkernel.provisioners.places import unusable
 from farkernel.provisioners.progress import Progress
+from farkernel.provisioners.records import Record
 from farkernel.provisioners.request import Request, parse_request
+from farkernel.provisioners.server_process import this_server
 from farkernel.provisioners.session import Plan, Session
 
 
@@ -175,9 +177,19 @@ class FarkernelProvisioner(KernelProvisionerBase):
                 signature_scheme=signing.signature_scheme,
                 make_job=make_job,
                 on_status=self._progress.show,
+                recorder=self._shared.recorder(self._record(env)),
                 log=self.log,
             )
         return self._session
+
+    def _record(self, env: dict[str, str]) -> Record:
+        return Record(
+            kernel_id=self.kernel_id or secrets.token_hex(16),
+            kernelspec=self._kernel_name,
+            display_name=self.kernel_spec.display_name,
+            notebook=env.get("JPY_SESSION_NAME", ""),
+            server=this_server(),
+        )
 
     def _job(self, request: Request, **details: Any) -> Job:
         """Return a job of this provisioner's kind; `details` are the arguments of `Job`."""

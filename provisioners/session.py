@@ -38,6 +38,7 @@ from farkernel.provisioners.errors import FarkernelError, JobEnded, NodeLost, Qu
 from farkernel.provisioners.image_failures import image_failure
 from farkernel.provisioners.job import Job, Status
 from farkernel.provisioners.life import Life, Phase, Step
+from farkernel.provisioners.recorder import Recorder
 from farkernel.provisioners.remote import Remote, Tenant
 from farkernel.provisioners.request import Request
 from farkernel.provisioners.silence import News, Silence
@@ -95,6 +96,7 @@ class Session:
     :param key: the key that its messages are signed with
     :param make_job: makes the job, given whom to tell its status
     :param on_status: takes a line of progress whenever there is news of the queue
+    :param recorder: writes down what happens
     """
 
     def __init__(
@@ -106,10 +108,11 @@ class Session:
         signature_scheme: str,
         make_job: Callable[[Callable[[Status], None]], Job],
         on_status: Callable[[str], None],
+        recorder: Recorder,
         log: logging.Logger | logging.LoggerAdapter[Any],
     ) -> None:
         self.request = request
-        self.life = Life()
+        self.life = Life(recorder.step)
         self.exit_code: int | None = None
         self.error: FarkernelError | None = None
         self.timeline = Timeline()
@@ -118,6 +121,7 @@ class Session:
         self._signing = (key, signature_scheme)
         self._make_job = make_job
         self._on_status = on_status
+        self._recorder = recorder
         self._log = log
         self._clients: Clients | None = None
         self._remote: Remote | None = None
@@ -174,7 +178,8 @@ class Session:
             self._bringing_up = self._loop.create_task(self._bring_up())
             if block:
                 await asyncio.shield(self._bringing_up)
-        except BaseException:
+        except BaseException as error:
+            self._recorder.say(str(error) or type(error).__name__)
             # Nobody calls cleanup after a start that has failed or was cancelled.
             await self._release(Step.START_FAILED, exit_code=1)
             raise
@@ -311,6 +316,8 @@ class Session:
             await asyncio.sleep(TELL_INTERVAL)
 
     def _on_job_status(self, status: Status) -> None:
+        if self._remote:  # not one that was withdrawn
+            self._recorder.status(status)
         if status.state.waiting:
             self._on_status(status.text())
             if self._clients and status.reason != self._told_reason:
@@ -371,6 +378,7 @@ class Session:
         """Release everything: the job, the link, the front."""
         self._stopping = True
         await self._release(Step.SHUT_DOWN, exit_code=self.exit_code or 0)
+        await self._recorder.closed()
 
     async def _release(self, step: Step, *, exit_code: int) -> None:
         self.life.take(step)
@@ -393,6 +401,7 @@ class Session:
         Neither kill nor cleanup follows when poll returns a code that is not to be followed by a restart.
         """
         self._log.error("%s", error)
+        self._recorder.say(str(error))
         self.error = error
         ended = Step.NODE_LOST if isinstance(error, NodeLost) else Step.JOB_ENDED
         step = Step.START_FAILED if self.phase.on_its_way else ended
@@ -440,6 +449,7 @@ class Session:
             if left < math.inf and abs(time.time() + left - end) > _MOVED:
                 end = time.time() + left
                 remote.order(Walltime(end, list(self.request.job.walltime_hook)))
+                self._recorder.ends(end)
             coming = [left - mark for mark in MARKS if _MOVED < left - mark < math.inf]
             if not coming:
                 return
@@ -499,6 +509,7 @@ class Session:
     def _on_event(self, event: Event) -> None:
         if event.generation != self._generation or self._clients is None:
             return
+        self._recorder.event(event)
         if isinstance(event, KernelReady):
             self._on_ready()
         elif isinstance(event, KernelEnded):
@@ -573,6 +584,7 @@ class Session:
     def _note_death(self, event: KernelEnded) -> None:
         assert self._clients
         sentence = kernel_failures.death(event, self.node)
+        self._recorder.say(sentence)
         if not self._stopping:
             self._log.warning("%s", sentence)
         self._end_requests(_problem("KernelDied", sentence), aborted=self._stopping)

@@ -23,6 +23,7 @@ from farkernel.launcher.protocol import (
     Started,
     StartKernel,
     TimeLeft,
+    Usage,
     Walltime,
 )
 
@@ -49,6 +50,7 @@ EVENTS = [
     OutputDropped(1, 2, 3),
     TimeLeft(1, 2, 60.0),
     HookFailed(1, 2, "it has no space"),
+    Usage(1, 2, 2**40, 3.5),
 ]
 ANSWERS = [Started("node", ["node", "10.0.0.1"], 4242, "key", "123", 99), Failed("why")]
 SETUP = Setup("key", "eth0", [20000, 20100], "/tmp", 60.0)
