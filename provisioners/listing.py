@@ -189,9 +189,9 @@ def find(wanted: str, there: Sequence[Record], ended: Sequence[Record] = ()) -> 
 def _matches(wanted: str, records: Sequence[Record]) -> list[list[Record]]:
     """Return what the word may mean, what is meant most likely first."""
     return [
-        [record for record in records if str(record.job_id) == wanted],
+        [record for record in records if record.job_id is not None and str(record.job_id) == wanted],
         [record for record in records if wanted and record.kernel_id.startswith(wanted)],
-        [record for record in records if record.kernelspec == wanted],
+        [record for record in records if wanted and record.kernelspec == wanted],
     ]
 
 

@@ -378,7 +378,6 @@ class Session:
         """Release everything: the job, the link, the front."""
         self._stopping = True
         await self._release(Step.SHUT_DOWN, exit_code=self.exit_code or 0)
-        await self._recorder.closed()
 
     async def _release(self, step: Step, *, exit_code: int) -> None:
         self.life.take(step)
@@ -394,6 +393,7 @@ class Session:
             if clients:
                 clients.close()
             self._set_ended(Step.RELEASED, exit_code)
+        await self._recorder.closed()
 
     async def _give_up(self, error: FarkernelError) -> None:
         """The kernel cannot be had (any more): say so, release everything, and only then let Jupyter know.

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
+import time
+from dataclasses import replace
 
 from farkernel.provisioners import commands, process
 from farkernel.provisioners.commands import QueueEntry
 from farkernel.provisioners.errors import FarkernelError
+from farkernel.provisioners.life import Phase
+from farkernel.provisioners.listing import local_time
 from farkernel.provisioners.records import Fate, Record
 from farkernel.provisioners.server_process import fate, this_server
 from farkernel.provisioners.state_files import StateFiles
@@ -19,7 +24,10 @@ log = logging.getLogger("farkernel")
 
 
 async def sweep(files: StateFiles, writer: Writer) -> None:
-    """Remove the records whose server is gone for certain, but those of jobs that are still there, and old logs."""
+    """See to the records whose server is gone for certain, but those of jobs that are still there; remove old logs.
+
+    The last record of such a kernel stays with its log.
+    """
     try:
         gone = await writer.ask(lambda: _gone(files))
         jobs = await users_jobs() if any(record.job_id for record in gone) else {}
@@ -28,8 +36,15 @@ async def sweep(files: StateFiles, writer: Writer) -> None:
         return
     for record in gone:
         if record.job_id not in jobs:
-            writer.do(lambda kernel_id=record.kernel_id: files.remove(kernel_id))  # type: ignore[misc]
+            writer.do(functools.partial(_retire, files, record))
     writer.do(files.sweep)
+
+
+def _retire(files: StateFiles, record: Record) -> None:
+    """Say in the kernel's log what has become of it."""
+    why = f"Its server, process {record.server.pid} on {record.server.host}, was killed."
+    files.append(record.kernel_id, f"[{local_time(time.time())}] {why}\n")
+    files.retire(replace(record, phase=Phase.ENDED, why=why, ended=time.time()))
 
 
 def _gone(files: StateFiles) -> list[Record]:

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from farkernel.provisioners.cli import demo, doctor, images, kernelspec
+from farkernel.provisioners.cli import cancel, clean, demo, doctor, images, kernelspec, logs, ps
 from farkernel.provisioners.errors import FarkernelError
 
 app = typer.Typer(
@@ -22,6 +22,10 @@ app = typer.Typer(
 )
 app.add_typer(images.app, name="images")
 app.add_typer(kernelspec.app, name="kernelspec")
+app.command("ps")(ps.ps)
+app.command("logs")(logs.logs)
+app.command("cancel")(cancel.cancel)
+app.command("clean")(clean.clean)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 

@@ -90,6 +90,7 @@ def site(tmp_path: pathlib.Path, short: pathlib.Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(site.fronts))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv(MARK, site.mark)
     yield site
     site.assert_nothing_is_left()

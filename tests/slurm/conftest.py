@@ -55,6 +55,7 @@ def specs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_directories_left: 
     for variable, folder in (("DATA", "data"), ("CONFIG", "config"), ("RUNTIME", "runtime")):
         monkeypatch.setenv(f"JUPYTER_{variable}_DIR", str(tmp_path / folder))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share/jupyter"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     for name in [name for name in os.environ if name.startswith("PYTEST_")]:
         monkeypatch.delenv(name)
 
