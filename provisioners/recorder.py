@@ -136,6 +136,7 @@ class Recorder:
         begin = "\n" if self._line_is_open else ""
         self._line_is_open = False
         self._append(f"{begin}[{local_time(time.time())}] {text}\n")
+        self._flush()
 
     def _append(self, text: str) -> None:
         if sum(map(len, self._unwritten)) < LOG_LIMIT:

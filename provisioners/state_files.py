@@ -87,7 +87,7 @@ class StateFiles:
         return self._kernels / f"{file_stem(kernel_id)}.json"
 
     def _read(self, folder: pathlib.Path) -> Iterator[Record]:
-        if not self._check():
+        if not self._is_there(folder):
             return
         for file in sorted(folder.glob("*.json")):
             # gone meanwhile, or something else: neither says anything of a kernel
@@ -120,7 +120,7 @@ class StateFiles:
 
     def logged(self) -> list[str]:
         """Return the file stems of all kernels that have a log; raises as `there`."""
-        files = self._logs.glob("*.*") if self._check() else ()
+        files = self._logs.glob("*.*") if self._is_there(self._logs) else ()
         return sorted({file.name.partition(".")[0] for file in files if not file.name.startswith(".")})
 
     def remove_log(self, kernel_id: str) -> None:
@@ -133,8 +133,6 @@ class StateFiles:
 
     def sweep(self) -> None:
         """Remove the logs that are old, and files that were never finished."""
-        if not self._check():
-            return
         there = {file.stem for file in self._kernels.glob("*.json")}
         for stem in self.logged():
             if stem not in there and _age(self.log(stem), self.log(stem).with_suffix(".json")) > LOG_AGE:
@@ -150,27 +148,30 @@ class StateFiles:
         for folder in (self.base, self._kernels, self._logs):
             with contextlib.suppress(FileExistsError):
                 folder.mkdir(mode=0o700)
-        self._check()
+            _check(folder)
 
-    def _check(self) -> bool:
-        """Whether the directory is there; one that is open to others is closed to them.
+    def _is_there(self, folder: pathlib.Path) -> bool:
+        return _check(self.base) and _check(folder)
 
-        :raises StateUnusable: it is not ours
-        """
-        for folder in (self.base, self._kernels, self._logs):
-            try:
-                status = folder.stat()
-            except FileNotFoundError:
-                return False
-            except OSError as error:
-                raise StateUnusable(f"The directory {folder} cannot be used: {error.strerror}.", hint=_HINT) from error
-            if not stat.S_ISDIR(status.st_mode):
-                raise StateUnusable(f"{folder} is not a directory.", hint=_HINT)
-            if status.st_uid != os.getuid():
-                raise StateUnusable(f"The directory {folder} belongs to user {status.st_uid}.", hint=_HINT)
-            if status.st_mode & 0o077:
-                folder.chmod(0o700)
-        return True
+
+def _check(folder: pathlib.Path) -> bool:
+    """Whether a directory is there; one that is open to others is closed to them.
+
+    :raises StateUnusable: it is not ours
+    """
+    try:
+        status = folder.stat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and status.st_mode & 0o077:
+            folder.chmod(0o700)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise StateUnusable(f"The directory {folder} cannot be used: {error.strerror}.", hint=_HINT) from error
+    if not stat.S_ISDIR(status.st_mode):
+        raise StateUnusable(f"{folder} is not a directory.", hint=_HINT)
+    if status.st_uid != os.getuid():
+        raise StateUnusable(f"The directory {folder} belongs to user {status.st_uid}.", hint=_HINT)
+    return True
 
 
 _HINT = "Name a directory of yours in XDG_STATE_HOME, or mend this one."

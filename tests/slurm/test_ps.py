@@ -24,6 +24,9 @@ pytestmark = pytest.mark.usefixtures("cluster")
 
 __all__ = ["runtime_directory"]
 
+OTHER = "nid00001"
+"""Another host with Slurm and the user's home."""
+
 CLI = [sys.executable, "-m", "farkernel.provisioners.cli"]
 
 
@@ -155,7 +158,7 @@ async def test_a_killed_servers_record_is_swept_by_the_next_kernel(specs: Specs,
         await eventually(lambda: not jobs())
 
 
-async def test_a_kernel_whose_server_is_on_another_login_node(specs: Specs, cluster: Site, tmp_path: Path) -> None:
+async def test_a_kernel_whose_server_is_on_another_host(specs: Specs, cluster: Site, tmp_path: Path) -> None:
     async with started(specs()) as (_, kernel_id, client):
         assert (await client.run("1 + 1")).result == "2"
         (record,) = state(tmp_path).glob("kernels/*.json")
@@ -166,7 +169,7 @@ async def test_a_kernel_whose_server_is_on_another_login_node(specs: Specs, clus
         argv = ["env", f"XDG_STATE_HOME={elsewhere.parent}", *CLI]
 
         def on_the_other(*arguments: str) -> str:
-            return cluster.run("cori02", "alice", [*argv, *arguments]).stdout
+            return cluster.run(OTHER, "alice", [*argv, *arguments]).stdout
 
         (row,) = json.loads(await asyncio.to_thread(on_the_other, "ps", "--json"))
         assert (row["server"], row["state"], row["job_id"]) == ("cori01", "running", told["job_id"])

@@ -225,6 +225,7 @@ def test_what_a_killed_server_has_left_is_cleaned(user: Home) -> None:
 
 def test_the_next_kernel_sweeps_what_a_killed_server_has_left(user: Home) -> None:
     first = user.start()
+    _until(lambda: "running" in user.run("logs", first).stdout)
     user.kill()
     second = user.start()
     _until(lambda: user.records() == [second])
