@@ -179,7 +179,7 @@ class Session:
             if block:
                 await asyncio.shield(self._bringing_up)
         except BaseException as error:
-            self._recorder.say(str(error) or type(error).__name__)
+            self._recorder.say(str(error) or "The start was cancelled.")
             # Nobody calls cleanup after a start that has failed or was cancelled.
             await self._release(Step.START_FAILED, exit_code=1)
             raise
