@@ -9,8 +9,7 @@ from jupyter_client.manager import AsyncKernelManager
 
 from tests.cluster import Site
 from tests.faults.switches import NODE, on, pids
-from tests.faults.test_server_ends import sruns
-from tests.slurm.helpers import Specs, busy, gone, jobs
+from tests.slurm.helpers import Specs, busy, gone, jobs, sruns
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

@@ -86,3 +86,11 @@ def no_free_knl(cluster: Site) -> Iterator[Occupation]:
     occupation = Occupation(cluster)
     yield occupation
     occupation.end()
+
+
+@pytest.fixture
+def runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a server that is killed leave its sockets, which nobody can remove, where they harm no other test."""
+    directory = tmp_path / "run"
+    directory.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(directory))

@@ -5,6 +5,7 @@ import contextlib
 import os
 import re
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol, Self, TypeVar
@@ -280,6 +281,32 @@ async def failure(name: str) -> FarkernelError:
     assert not await manager.is_alive()
     await eventually(lambda: not jobs())
     return caught.value
+
+
+SERVER = """
+import asyncio, sys
+from jupyter_client.manager import AsyncKernelManager
+async def main():
+    manager = AsyncKernelManager(kernel_name=sys.argv[1])
+    await manager.start_kernel()
+    print("up", flush=True)
+    await asyncio.sleep(600)
+asyncio.run(main())
+"""
+"""A server with one kernel, as a program; says "up"."""
+
+
+def start_server(name: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen([sys.executable, "-c", SERVER, name], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert process.stdout.readline() == "up\n"
+    return process
+
+
+def sruns() -> list[int]:
+    """The ids of this user's processes of srun."""
+    done = subprocess.run(["pgrep", "-u", str(os.getuid()), "-x", "srun"], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in done.stdout.split()]
 
 
 def slurm(*argv: str) -> str:

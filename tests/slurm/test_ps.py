@@ -16,13 +16,10 @@ import pytest
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 
 from tests.cluster import Site
-from tests.slurm.helpers import Client, Specs, eventually, jobs, kernel, server
+from tests.slurm.helpers import Client, Specs, eventually, jobs, kernel, server, sruns, start_server
 from tests.slurm.squeue import Occupation
-from tests.slurm.test_failures import runtime_directory, sruns, start_server
 
 pytestmark = pytest.mark.usefixtures("cluster")
-
-__all__ = ["runtime_directory"]
 
 OTHER = "nid00001"
 """Another host with Slurm and the user's home."""
