@@ -417,7 +417,7 @@ class SlurmJob(Job):
         if job_id is None:
             return "The job has ended."
         if self._returncode < 0:
-            name = signal.Signals(-self._returncode).name
+            name = states.signal_name(-self._returncode)
             return f"The srun of Slurm job {job_id} was killed ({name}); the job is ended with it."
         for _ in range(_ASKED):
             entry = await self._ask()

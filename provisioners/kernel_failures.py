@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import re
 import signal
@@ -25,8 +24,8 @@ def how(event: KernelEnded) -> str:
     if event.out_of_memory:
         return "out of memory: killed by the node's memory limit"
     if event.exit_code < 0:
-        with contextlib.suppress(ValueError):
-            return f"signal {signal.Signals(-event.exit_code).name}"
+        name = states.signal_name(-event.exit_code)
+        return name if name.startswith("signal") else f"signal {name}"
     return f"exit code {event.exit_code}"
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import signal
 from collections.abc import Sequence
 
+from farkernel.provisioners import states
 from farkernel.provisioners.commands import (
     Allocated,
     CommandFailed,
@@ -73,7 +73,7 @@ def explain_srun(
                 hint="Start the kernel again if it was not you who cancelled it.",
             )
         if queued and returncode < 0:
-            name = signal.Signals(-returncode).name
+            name = states.signal_name(-returncode)
             return JobFailed(
                 f'Slurm job {queued.job_id} of kernel "{kernel}" was withdrawn: its srun was killed ({name}).',
                 hint="Start the kernel again.",

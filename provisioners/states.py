@@ -6,6 +6,7 @@ Source: squeue(1), "JOB STATE CODES" and "JOB REASON CODES", and Slurm's page on
 import re
 from datetime import datetime
 from enum import StrEnum
+from signal import Signals
 
 
 class JobState(StrEnum):
@@ -233,6 +234,14 @@ def queue_text(
         shown = f"{start:%H:%M}" if start.date() == now.date() else f"{start:%Y-%m-%d %H:%M}"
         text += f"; estimated start {shown} (in {span((start - now).total_seconds())})"
     return f"{text}; waited {span(waited)}"
+
+
+def signal_name(number: int) -> str:
+    """Name a signal: `SIGKILL`; those without a name, such as the real-time ones, by their number."""
+    try:
+        return Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def span(seconds: float) -> str:
