@@ -65,12 +65,14 @@ def specs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_directories_left: 
         name: str | None = None,
         argv: list[str] | None = None,
         env: dict[str, str] | None = None,
+        interrupt_mode: str | None = None,
         **config: dict[str, Any],
     ) -> str:
         slurm = Settings() if template == "local" else Settings(time="10")
         chosen = apply_settings(load_template(template), slurm)
         spec = copy.deepcopy(chosen.spec)
         spec["argv"] = argv or spec["argv"]
+        spec |= {"interrupt_mode": interrupt_mode} if interrupt_mode else {}
         spec["env"] = {**spec.get("env", {}), **(env or {})}
         parts = spec["metadata"]["kernel_provisioner"].setdefault("config", {})
         for part, values in config.items():

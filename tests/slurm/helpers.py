@@ -36,6 +36,7 @@ class Specs(Protocol):
         name: str | None = None,
         argv: list[str] | None = None,
         env: dict[str, str] | None = None,
+        interrupt_mode: str | None = None,
         **config: dict[str, Any],
     ) -> str:
         """`config` is merged into the template's, part by part."""
@@ -49,6 +50,12 @@ class Cell:
         self.messages: list[Message] = []
         self.reply: Message | None = None
         self._client = client
+        self._idle = False
+
+    def take(self, message: Message) -> None:
+        """Take what was published for it."""
+        self.messages.append(message)
+        self._idle |= message["msg_type"] == "status" and message["content"]["execution_state"] == "idle"
 
     @property
     def kinds(self) -> list[str]:
@@ -105,10 +112,6 @@ class Cell:
     async def prints(self, text: str) -> Self:
         await self._client.until(lambda: text in self.stdout)
         return self
-
-    @property
-    def _idle(self) -> bool:
-        return any(content["execution_state"] == "idle" for content in self.contents("status"))
 
     def _stream(self, name: str) -> str:
         return "".join(content["text"] for content in self.contents("stream") if content["name"] == name)
@@ -200,7 +203,7 @@ class Client:
     def _on_iopub(self, message: Message) -> None:
         self.published.append(message)
         if cell := self._cells.get(message["parent_header"].get("msg_id", "")):
-            cell.messages.append(message)
+            cell.take(message)
 
     def _on_reply(self, message: Message) -> None:
         parent = message["parent_header"]["msg_id"]
