@@ -11,7 +11,7 @@ from farkernel.launcher.protocol import KernelEnded, KernelRefused
 from farkernel.provisioners import states
 from farkernel.provisioners.errors import DirectoryUnusable, KernelCommandMissing, KernelFailed
 from farkernel.provisioners.kernel_command import MODULES_FAILED
-from farkernel.provisioners.places import unusable
+from farkernel.provisioners.places import NO_ROOM, unusable
 
 COMMAND_NOT_FOUND = 127
 """The exit code of shells and container runtimes for a command that they do not find."""
@@ -54,6 +54,13 @@ def early_end(event: KernelEnded, argv: Sequence[str], kernel: str, node: str, *
     """
     if event.exit_code == COMMAND_NOT_FOUND:
         return _command_missing(argv[0], event.stderr, kernel, node)
+    if full := NO_ROOM.search(event.stderr):
+        said = next(line for line in event.stderr.splitlines() if full[0] in line)
+        return KernelFailed(
+            f'Kernel "{kernel}" found no room on {node} for {full["path"] or "its files"}.',
+            said=said,
+            hint="Remove what is not needed there: your home may be full, or your quota used up.",
+        )
     if event.exit_code == MODULES_FAILED:
         return KernelFailed(
             f'The environment modules of kernel "{kernel}" cannot be loaded on {node}.',

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from farkernel.provisioners.errors import DirectoryUnusable
 
-_FULL = ("No space left on device", "Disk quota exceeded")
+NO_ROOM = re.compile(r"(?:No space left on device|Disk quota exceeded)(?:: '(?P<path>[^']+)')?")
+"""What a program says of a full disk; Python names the file."""
 
 
 def unusable(path: str, words: str, *, host: str, key: str) -> DirectoryUnusable:
@@ -14,7 +17,7 @@ def unusable(path: str, words: str, *, host: str, key: str) -> DirectoryUnusable
     :param host: where it is
     :param key: what names another one
     """
-    if any(full in words for full in _FULL):
+    if NO_ROOM.search(words):
         return DirectoryUnusable(
             f"There is no room in {path} on {host} for the kernel's files.",
             said=words,

@@ -11,6 +11,8 @@ from tests.cluster.site import CONTROLLER, LOGIN
 from tests.slurm.helpers import PATIENCE
 
 NODE = "nid02301"
+LAUNCHER = "^[^ ]*python[^ ]* -c import sys"
+"""What begins the command line of a launcher on a node."""
 
 _STOP = "pid=$(cat /run/{0}.pid); kill $pid; while kill -0 $pid; do sleep 0.1; done"
 
@@ -81,27 +83,61 @@ def _configure(site: Site, hosts: list[str], edit: str) -> None:
 
 
 @contextlib.contextmanager
-def small_file_system(site: Site, host: str, path: str, *, size: str, fill: bool) -> Iterator[None]:
-    """A directory of alice's with little room, or none."""
-    filled = f"; dd if=/dev/zero of={path}/filler bs=1k 2>/dev/null || true" if fill else ""
-    options = f"size={size},nr_inodes=100,mode=700,uid=20001,gid=20001"
-    on(site, host, f"mkdir -p {path} && mount -t tmpfs -o {options} none {path}{filled}")
+def small_file_system(site: Site, host: str, path: str, *, options: str) -> Iterator[None]:
+    """A directory of alice's is a file system of its own; the options are a tmpfs's, such as size and nr_inodes."""
+    on(site, host, f"mkdir -p {path} && mount -t tmpfs -o mode=700,uid=20001,gid=20001,{options} none {path}")
     try:
         yield
     finally:
-        on(site, host, f"umount -l {path} && rmdir {path}")
+        on(site, host, f"umount -l {path}; rmdir {path} || true")
+
+
+def fill(site: Site, host: str, path: str) -> None:
+    """Take all the room that is left in a small file system."""
+    on(site, host, f"dd if=/dev/zero of={path}/filler bs=1k 2>/dev/null || true")
+
+
+@contextlib.contextmanager
+def no_new_files(site: Site, host: str, path: str) -> Iterator[None]:
+    """A host's own tmpfs, such as /tmp, takes no more files: it may hold what others need, and is not covered."""
+    used, total = on(site, host, f"df --output=iused,itotal {path} | tail -1").split()
+    on(site, host, f"mount -o remount,nr_inodes={used} {path}")
+    try:
+        yield
+    finally:
+        on(site, host, f"mount -o remount,nr_inodes={total} {path}")
 
 
 @contextlib.contextmanager
 def memory_limit(site: Site, host: str, size: str) -> Iterator[None]:
-    """Alice's launcher on a host, and what it starts, may use so much memory together."""
-    group = "/sys/fs/cgroup/memory/farkernel-test"
-    mount = "mkdir -p /sys/fs/cgroup/memory && mount -t cgroup -o memory none /sys/fs/cgroup/memory"
-    (launcher,) = pids(site, host, "^[^ ]*python[^ ]* -c")
-    on(site, host, f"{mount} && mkdir -p {group} && echo {size} >{group}/memory.limit_in_bytes")
-    on(site, host, f"for pid in {launcher} $(pgrep -P {launcher}); do echo $pid >{group}/cgroup.procs; done")
+    """Alice's launcher on a host, and what it starts, may use so much memory together; the kernel sees to it.
+
+    Hosts have the second version of cgroups alone, and its memory controller only if the machine does not use the
+    first version's: that one is mounted where Slurm's nodes have it.
+    """
+    (launcher,) = pids(site, host, LAUNCHER)
+    group = on(site, host, _LIMIT.format(size=size, launcher=launcher)).strip()
     try:
         yield
     finally:
-        leave = f"for pid in $(cat {group}/cgroup.procs); do echo $pid >{group}/../cgroup.procs; done"
-        on(site, host, f"{leave}; rmdir {group}; umount -l /sys/fs/cgroup/memory; rmdir /sys/fs/cgroup/memory || true")
+        on(site, host, _NO_LIMIT.format(group=group))
+
+
+_LIMIT = """
+cd /sys/fs/cgroup
+if grep -qw memory cgroup.controllers; then
+    echo +memory >cgroup.subtree_control
+    group=$PWD/farkernel-test; mkdir $group; echo {size} >$group/memory.max
+else
+    mkdir -p memory; mountpoint -q memory || mount -t cgroup -o memory none memory
+    group=$PWD/memory/farkernel-test; mkdir $group; echo {size} >$group/memory.limit_in_bytes
+fi
+for pid in {launcher} $(pgrep -P {launcher}); do echo $pid >$group/cgroup.procs; done
+echo $group
+"""
+# what still runs in it goes back to where it came from, or the group could not be removed
+_NO_LIMIT = """
+for pid in $(cat {group}/cgroup.procs); do echo $pid >$(dirname {group})/cgroup.procs; done
+rmdir {group}
+cd /sys/fs/cgroup; ! mountpoint -q memory || umount -l memory; ! test -d memory || rmdir memory
+"""
