@@ -161,6 +161,7 @@ class LinkClient:
         self._endpoint = endpoint
         self._server_key = server_key.encode()
         self._keys = keys
+        self._holding = False
         self._socket: LoopSocket
         self._connected = loop.time()
         self._connect()
@@ -172,6 +173,14 @@ class LinkClient:
         self.link.close()
         self._socket.close(linger)
 
+    def hold_back(self, hold: bool) -> None:
+        """Read nothing, or go on: what is not read is not acknowledged, and stays with the launcher."""
+        self._holding = hold
+        if hold:
+            self._socket.pause()
+        else:
+            self._socket.resume()
+
     def _connect(self) -> None:
         socket = _link_socket(self._context, zmq.DEALER)
         socket.routing_id = b"%08d" % (self.link.epoch + 1)
@@ -182,6 +191,7 @@ class LinkClient:
         socket.reconnect_ivl_max = 2000
         socket.connect(self._endpoint)
         self._socket = LoopSocket(self._loop, socket, self.link.receive)
+        self.hold_back(self._holding)
         self._connected = self._loop.time()
         self.link.hello()
 

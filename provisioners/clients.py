@@ -32,6 +32,7 @@ class Clients:
     :param show_queue: whether the waiting cell tells what it waits for
     :param to_kernel: `to_kernel(channel, frames)` passes a client's message on
     :param on_interrupt: called for an interrupt_request that comes while there is no kernel
+    :param on_behind: called with True when a client is behind with reading, with False when none is any more
     :raises DirectoryUnusable: the sockets cannot be made
     """
 
@@ -46,6 +47,7 @@ class Clients:
         language: str,
         to_kernel: Callable[[Channel, Frames], None],
         on_interrupt: Callable[[], None],
+        on_behind: Callable[[bool], None],
     ) -> None:
         self._signer = wire.Signer(key, signature_scheme)
         self._signing = {"key": key, "signature_scheme": signature_scheme}
@@ -58,7 +60,7 @@ class Clients:
         self._beating = False
         self._room: WaitingRoom | None = self._new_room()
         self._left_room: WaitingRoom | None = None
-        self._front = Front(loop, context, self._on_request, runtime_directory())
+        self._front = Front(loop, context, self._on_request, on_behind, runtime_directory())
 
     @property
     def connection_info(self) -> dict[str, Any]:

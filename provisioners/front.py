@@ -50,6 +50,7 @@ class Front:
     """The five sockets of one kernel.
 
     :param on_request: `on_request(channel, frames)` takes what clients send
+    :param on_behind: called with True when a client is behind with reading, with False when none is any more
     :raises DirectoryUnusable: the sockets cannot be made
     """
 
@@ -58,6 +59,7 @@ class Front:
         loop: asyncio.AbstractEventLoop,
         context: zmq.Context[Any],
         on_request: Callable[[Channel, list[Any]], None],
+        on_behind: Callable[[bool], None],
         base: pathlib.Path,
     ) -> None:
         with contextlib.ExitStack() as undo:
@@ -68,7 +70,7 @@ class Front:
                 for channel in (channel for channel in PORT_NAMES if channel != Channel.IOPUB):
                     self._sockets[channel] = self._bind(loop, context, channel, on_request)
                     undo.callback(self._sockets[channel].close)
-                self._publisher = Publisher(loop, self._bound(context, Channel.IOPUB, zmq.PUB))
+                self._publisher = Publisher(loop, self._bound(context, Channel.IOPUB, zmq.PUB), on_behind)
                 undo.callback(self._publisher.close, 0)
                 self.renew()
             except (OSError, zmq.ZMQError) as error:
@@ -137,26 +139,30 @@ class Publisher:
 
     A PUB socket drops at its high-water mark, 1000 messages by default, so that a burst of prints loses some. With
     ZMQ_XPUB_NODROP it refuses instead, and what it refuses waits here. A client that has not read anything for
-    `patience` seconds is waited for no more: it loses messages, until it reads again, and the others do not. More
-    than `limit` bytes never wait. The high-water mark counts messages, whatever their size: it is low, so that clients
-    that do not read cannot fill the memory with large ones.
+    `patience` seconds, in which this process was not busy itself, is waited for no more: it loses messages, until it
+    reads again, and the others do not. More than `limit` bytes never wait. The high-water mark counts messages,
+    whatever their size: it is low, so that clients that do not read cannot fill the memory with large ones.
+
+    :param on_behind: called with True when messages begin to wait, with False when none does any more
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         socket: zmq.Socket[bytes],
+        on_behind: Callable[[bool], None] = lambda behind: None,
         *,
         patience: float = 2.0,
         limit: int = 32 * 2**20,
     ) -> None:
         self._loop = loop
         self._socket = socket
+        self._on_behind = on_behind
         self._patience = patience
         self._limit = limit
         self._waiting: collections.deque[Frames] = collections.deque()
         self._bytes = 0
-        self._read = loop.time()
+        self._unread = 0.0
         self._timer: asyncio.TimerHandle | None = None
         socket.setsockopt(zmq.XPUB_NODROP, 1)
 
@@ -168,6 +174,7 @@ class Publisher:
         self._bytes += sum(len(frame) for frame in frames)
         if self._timer is None:
             self._timer = self._loop.call_later(_RETRY, self._retry)
+            self._on_behind(True)
 
     def close(self, linger: int) -> None:
         """Publish what waits, and close."""
@@ -181,19 +188,22 @@ class Publisher:
             send(self._socket, frames)
         except zmq.Again:
             return False
-        self._read = self._loop.time()
+        self._unread = 0.0
         return True
 
     def _retry(self) -> None:
         self._timer = None
+        self._unread += _RETRY  # by the clock, a loop that was late would not give its clients that time
         while self._waiting and self._try(self._waiting[0]):
             self._remove_first()
         if self._bytes > self._limit:
             self._drop(len(self._waiting))
-        elif self._loop.time() - self._read > self._patience:
+        elif self._unread > self._patience:
             self._drop(_RETRY_MESSAGES)  # not all at once: that would be too much for the others' queues
         if self._waiting:
             self._timer = self._loop.call_later(_RETRY, self._retry)
+        else:
+            self._on_behind(False)
 
     def _drop(self, count: int) -> None:
         """Publish without regard for clients whose queues are full."""

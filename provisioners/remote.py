@@ -99,6 +99,11 @@ class Remote:
         if self._client:
             self._client.link.send(channel, kernel, generation, frames)
 
+    def hold_back(self, hold: bool) -> None:
+        """Leave with the launcher what it has for us, or go on: the link's bounds take care of the rest."""
+        if self._client:
+            self._client.hold_back(hold)
+
     async def end(self) -> None:
         """End the launcher and its job; close the link."""
         self.order(EndLauncher())

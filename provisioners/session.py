@@ -208,6 +208,7 @@ class Session:
                 language=self._plan.language,
                 to_kernel=self._to_kernel,
                 on_interrupt=lambda: self._spawn(self.interrupt()),
+                on_behind=self._on_behind,
             )
         self._clients.renew()
         if self.phase is Phase.DEAD:
@@ -499,6 +500,10 @@ class Session:
     def _from_kernel(self, generation: int, channel: Channel, frames: list[Any]) -> None:
         if generation == self._generation and self._clients:
             self._clients.from_kernel(channel, frames)
+
+    def _on_behind(self, behind: bool) -> None:
+        if self._remote:
+            self._remote.hold_back(behind)
 
     def _on_full(self, full: bool) -> None:
         if self._clients:

@@ -17,6 +17,8 @@ class End:
     """What one end has sent and received."""
 
     link: Link
+    hold_back: Callable[[bool], None]
+    """Of a client."""
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
@@ -72,7 +74,7 @@ class Ends:
             on_full=end.full.append,
         )
         self._stack.callback(client.close)
-        end.link = client.link
+        end.link, end.hold_back = client.link, client.hold_back
         return end
 
     def _context(self) -> zmq.Context[Any]:

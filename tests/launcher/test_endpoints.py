@@ -82,6 +82,27 @@ def test_it_is_full_while_it_is_cut_and_free_afterwards() -> None:
     asyncio.run(talk())
 
 
+@pytest.mark.usefixtures("impatient")
+def test_what_is_held_back_stays_with_the_launcher_over_fresh_connections_too() -> None:
+    async def talk() -> None:
+        with Ends() as ends:
+            client = ends.client()
+            await until(lambda: client.link.connected)
+            client.hold_back(True)
+            epoch = client.link.epoch
+            for _ in range(70):
+                ends.launcher.send(bytes(2**20))
+            await until(lambda: client.link.epoch > epoch)
+            assert client.received == []
+            assert ends.launcher.full == [True]
+
+            client.hold_back(False)
+            await until(lambda: ends.launcher.full == [True, False])
+            await until(lambda: len(client.received) == 70)
+
+    asyncio.run(talk())
+
+
 # ---- who is let in ----
 
 

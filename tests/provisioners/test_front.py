@@ -108,6 +108,24 @@ def test_a_client_gets_all_of_a_burst(short: pathlib.Path, pause: float) -> None
     asyncio.run(publish())
 
 
+def test_it_is_told_when_a_client_is_behind_and_when_it_is_no_more(short: pathlib.Path) -> None:
+    async def publish() -> None:
+        told: list[bool] = []
+        with Publishing(short, on_behind=told.append) as publishing:
+            subscriber = Subscriber(publishing.endpoint, 0.02)
+            await publishing.subscribed()
+            publishing.publisher.send([b"topic", b"first"])
+            assert told == []
+            for body in _bodies(5_000, 100):
+                publishing.publisher.send([b"topic", body])
+            assert told == [True]
+            publishing.publisher.send([b"topic", b"last"])
+            await _joined(subscriber)
+            assert told == [True, False]
+
+    asyncio.run(publish())
+
+
 def _memory() -> int:
     return int(pathlib.Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -190,7 +208,7 @@ class Fronted:
     def __init__(self, base: pathlib.Path) -> None:
         self.requests: list[tuple[Channel, list[bytes]]] = []
         self.context: zmq.Context[Any] = zmq.Context()
-        self.front = Front(asyncio.get_running_loop(), self.context, self._take, base)
+        self.front = Front(asyncio.get_running_loop(), self.context, self._take, lambda behind: None, base)
 
     def __enter__(self) -> "Fronted":
         return self
