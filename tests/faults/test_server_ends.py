@@ -3,15 +3,19 @@
 import asyncio
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cluster import Site
+from tests.cluster.site import LOGIN
+from tests.faults.servers import Server
 from tests.faults.switches import on
 from tests.slurm.helpers import Specs, eventually, jobs
 
@@ -39,7 +43,88 @@ def runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(directory))
 
 
-def start_server(name: str) -> subprocess.Popen[str]:
+Started = Callable[..., Server]
+
+
+@pytest.fixture
+def start(specs: Specs, cluster: Site, tmp_path: Path) -> Iterator[Started]:
+    """Start a notebook server on a host, with a kernel that runs."""
+    folder = Path(tempfile.mkdtemp(dir=Path.home()))  # which all hosts share
+
+    def start(host: str = LOGIN, **job: str) -> Server:
+        name = specs(job=job)
+        shutil.copytree(tmp_path / "share/jupyter", folder / "jupyter")
+        (folder / "run").mkdir(mode=0o700)
+        env = {"PATH": f"{Path(sys.prefix)}/bin:{os.environ['PATH']}", "JUPYTER_PATH": str(folder / "jupyter")}
+        for variable in ("XDG_RUNTIME_DIR", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR"):
+            env[variable] = str(folder / "run")
+        server = Server(cluster, host, folder)
+        server.start(env)
+        server.start_kernel(name)
+        assert len(jobs("RUNNING")) == 1
+        return server
+
+    yield start
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def nothing_on_the_nodes(cluster: Site) -> Callable[[], bool]:
+    """Whether no file of ours is on a node any more."""
+
+    def look() -> bool:
+        nodes = [host for host in cluster.hosts if host.startswith("nid")]
+        return not any(on(cluster, node, "ls -d /tmp/farkernel-* 2>/dev/null || true") for node in nodes)
+
+    return look
+
+
+# ---- a notebook server ----
+
+
+@pytest.mark.parametrize("number", ["TERM", "KILL", "HUP"])
+async def test_a_notebook_server_that_is_ended(
+    start: Started, nothing_on_the_nodes: Callable[[], bool], number: str
+) -> None:
+    server = await asyncio.to_thread(start)
+    assert not nothing_on_the_nodes()
+    await asyncio.to_thread(server.kill, number)
+    await asyncio.to_thread(server.wait)
+    await eventually(lambda: not jobs())
+    await eventually(nothing_on_the_nodes)
+
+
+async def test_a_notebook_server_whose_terminal_is_closed(
+    start: Started, nothing_on_the_nodes: Callable[[], bool]
+) -> None:
+    server = await asyncio.to_thread(start)
+    await asyncio.to_thread(server.close_terminal)
+    await asyncio.to_thread(server.wait)
+    await eventually(lambda: not jobs())
+    await eventually(nothing_on_the_nodes)
+
+
+@pytest.fixture
+def other_login_node(cluster: Site, no_directories_left: None) -> Iterator[str]:
+    """A login node that may be switched off, unlike the one that the tests run on."""
+    yield OTHER_LOGIN
+    cluster.power_on(OTHER_LOGIN)
+    cluster.idle()  # a step whose srun is gone tries for a while to tell it that it has ended
+
+
+async def test_a_login_node_that_loses_power(
+    start: Started, cluster: Site, other_login_node: str, nothing_on_the_nodes: Callable[[], bool]
+) -> None:
+    await asyncio.to_thread(start, other_login_node, orphan_timeout="10s")
+    await asyncio.to_thread(cluster.power_off, other_login_node)
+    await eventually(lambda: not jobs())
+    await eventually(nothing_on_the_nodes)
+
+
+# ---- any other program that has started a kernel ----
+
+
+def start_program(name: str) -> subprocess.Popen[str]:
     process = subprocess.Popen([sys.executable, "-c", _SERVER, name], stdout=subprocess.PIPE, text=True)
     assert process.stdout
     assert process.stdout.readline() == "up\n"
@@ -53,8 +138,8 @@ def sruns() -> list[int]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-async def test_a_server_that_dies_takes_its_job_with_it(specs: Specs, number: signal.Signals) -> None:
-    with start_server(specs()) as process:
+async def test_a_program_that_dies_takes_its_job_with_it(specs: Specs, number: signal.Signals) -> None:
+    with start_program(specs()) as process:
         assert jobs("RUNNING")
         process.send_signal(number)
         process.wait()
@@ -91,36 +176,10 @@ def _read_all(terminal: int) -> None:
 
 
 async def test_a_job_whose_login_side_is_gone_for_good_ends_by_itself(specs: Specs) -> None:
-    with start_server(specs(job={"orphan_timeout": "5s"})) as process:
+    with start_program(specs(job={"orphan_timeout": "5s"})) as process:
         assert jobs("RUNNING")
         (group,) = {os.getpgid(pid) for pid in sruns()}
         process.kill()
         os.killpg(group, signal.SIGKILL)  # one after the other, srun's helper would have time to end the job
         process.wait()
         await eventually(lambda: not jobs())
-
-
-@pytest.fixture
-def other_login_node(cluster: Site) -> Iterator[str]:
-    """A login node that may be switched off, unlike the one that the tests run on."""
-    yield OTHER_LOGIN
-    cluster.power_on(OTHER_LOGIN)
-    cluster.idle()
-
-
-async def test_a_login_node_that_loses_power(
-    specs: Specs, cluster: Site, other_login_node: str, tmp_path: Path
-) -> None:
-    name = specs(job={"orphan_timeout": "10s"})
-    shared = Path.home() / "reboot"  # other directories are each host's own
-    kernelspec = tmp_path / f"share/jupyter/kernels/{name}"
-    script = f"mkdir -p {shared}/kernels && rm -rf {shared}/kernels/* && cp -r {kernelspec} {shared}/kernels/{name}"
-    await asyncio.to_thread(on, cluster, "cori01", script, user="alice")
-    env = f"PATH={sys.prefix}/bin:$PATH JUPYTER_PATH={shared}"
-    command = f"{env} nohup {sys.executable} -c '{_SERVER}' {name} >{shared}/out 2>&1 &"
-    await asyncio.to_thread(on, cluster, other_login_node, command, user="alice")
-    await eventually((shared / "out").read_text)
-    assert (shared / "out").read_text() == "up\n"
-    assert jobs("RUNNING")
-    await asyncio.to_thread(cluster.power_off, other_login_node)
-    await eventually(lambda: not jobs())
