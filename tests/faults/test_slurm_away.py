@@ -27,6 +27,26 @@ async def test_a_running_kernel_does_not_notice(specs: Specs, cluster: Site, nam
         assert jobs() == job
 
 
+async def test_interrupts_crashes_and_restarts_while_the_controller_is_away(specs: Specs, cluster: Site) -> None:
+    """The job is there: nothing in it needs Slurm."""
+    async with server() as manager:
+        kernel_id = await manager.start_kernel(kernel_name=specs())
+        running: Any = manager.get_kernel(kernel_id)
+        async with Client(running) as client:
+            await client.run("1")
+            job = jobs()
+            async with meanwhile(daemon_away(cluster, "slurmctld")):
+                cell = await client.send("print('on', flush=True); import time; time.sleep(600)").prints("on")
+                await running.interrupt_kernel()
+                assert (await cell.done()).errors == ["KeyboardInterrupt: "]
+                await running.restart_kernel()
+                assert (await client.run("1 + 1")).result == "2"
+                crash = await client.run("import os; os._exit(3)")
+                assert "(exit code 3)" in crash.told
+                assert (await client.run_anew("1 + 2")).result == "3"
+            assert jobs() == job
+
+
 async def test_a_waiting_cell_tells_that_slurm_does_not_answer(
     specs: Specs, no_free_knl: Occupation, cluster: Site
 ) -> None:
