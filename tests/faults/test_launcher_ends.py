@@ -11,8 +11,7 @@ from jupyter_client.manager import AsyncKernelManager
 
 from tests.cluster import Site
 from tests.faults.switches import LAUNCHER, NODE, on
-from tests.faults.test_server_ends import sruns
-from tests.slurm.helpers import Cell, Specs, busy, gone, jobs, slurm
+from tests.slurm.helpers import Cell, Specs, busy, gone, jobs, slurm, sruns
 
 pytestmark = pytest.mark.usefixtures("cluster", "swept")
 

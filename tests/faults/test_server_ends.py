@@ -17,31 +17,11 @@ from tests.cluster import Site
 from tests.cluster.site import LOGIN
 from tests.faults.servers import Server
 from tests.faults.switches import on
-from tests.slurm.helpers import Specs, eventually, jobs
+from tests.slurm.helpers import SERVER, Specs, eventually, jobs, sruns
 
 pytestmark = pytest.mark.usefixtures("cluster", "runtime_directory")
 
 OTHER_LOGIN = "cori02"
-
-_SERVER = """
-import asyncio, sys
-from jupyter_client.manager import AsyncKernelManager
-async def main():
-    manager = AsyncKernelManager(kernel_name=sys.argv[1])
-    await manager.start_kernel()
-    print("up", flush=True)
-    await asyncio.sleep(600)
-asyncio.run(main())
-"""
-
-
-@pytest.fixture
-def runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a server that is killed leave its sockets, which nobody can remove, where they harm no other test."""
-    directory = tmp_path / "run"
-    directory.mkdir(mode=0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(directory))
-
 
 Started = Callable[..., Server]
 
@@ -125,16 +105,10 @@ async def test_a_login_node_that_loses_power(
 
 
 def start_program(name: str) -> subprocess.Popen[str]:
-    process = subprocess.Popen([sys.executable, "-c", _SERVER, name], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", SERVER, name], stdout=subprocess.PIPE, text=True)
     assert process.stdout
     assert process.stdout.readline() == "up\n"
     return process
-
-
-def sruns() -> list[int]:
-    """The ids of this user's processes of srun."""
-    done = subprocess.run(["pgrep", "-u", str(os.getuid()), "-x", "srun"], capture_output=True, text=True, check=False)
-    return [int(pid) for pid in done.stdout.split()]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
