@@ -361,6 +361,51 @@ def test_garbage_on_the_sockets_disturbs_no_cell() -> None:
     asyncio.run(use())
 
 
+@pytest.mark.usefixtures("site")
+def test_a_client_that_does_not_read_fills_no_memory_and_stops_nobody() -> None:
+    """Half a gigabyte is published; what the one client has not read is bounded, and the other gets its answers."""
+
+    async def use() -> None:
+        async with _notebook() as notebook:
+            with zmq.Context() as context:
+                lazy: zmq.Socket[bytes] = context.socket(zmq.SUB)
+                lazy.rcvhwm = 1
+                lazy.subscribe(b"")
+                lazy.connect(f"ipc://{notebook.manager.ip}-2")
+                assert await notebook.text("print('on')") == "on\n"
+                before = _memory()
+                code = "from IPython.display import publish_display_data as show\nfor _ in range(500): "
+                request = notebook.client.execute(code + "show({'text/plain': 'x' * 1_000_000})")
+                reply = await _reply_alone(notebook, request)
+                assert reply["status"] == "ok"
+                assert _memory() < before + 250 * 2**20
+                assert await notebook.text("print('still')") == "still\n"
+                context.destroy(0)
+
+    asyncio.run(use())
+
+
+async def _reply_alone(notebook: Notebook, request: str) -> dict[str, Any]:
+    """Read all that is published, keep none of it, and return the cell's reply."""
+
+    async def read() -> None:
+        while True:
+            await notebook.client.get_iopub_msg(timeout=60)
+
+    reading = asyncio.create_task(read())
+    try:
+        message = await notebook.client.get_shell_msg(timeout=60)
+        assert message["parent_header"]["msg_id"] == request
+        return cast("dict[str, Any]", message["content"])
+    finally:
+        reading.cancel()
+
+
+def _memory() -> int:
+    """Bytes that this process has in memory."""
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def _raw(context: zmq.Context[Any], manager: AsyncKernelManager, port: int) -> zmq.Socket[bytes]:
     socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
     socket.connect(f"ipc://{manager.ip}-{port}")
