@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -26,11 +25,9 @@ from farkernel.launcher.protocol import (
     SignalKernel,
     StartKernel,
     TimeLeft,
-    Walltime,
 )
 from farkernel.launcher.sockets import Frames
-from farkernel.launcher.walltime import MARKS
-from farkernel.provisioners import kernel_failures, states
+from farkernel.provisioners import kernel_failures, states, watch
 from farkernel.provisioners.background import Background
 from farkernel.provisioners.clients import Clients
 from farkernel.provisioners.containers.base import Command, Container
@@ -41,7 +38,6 @@ from farkernel.provisioners.life import Life, Phase, Step
 from farkernel.provisioners.recorder import Recorder
 from farkernel.provisioners.remote import Remote, Tenant
 from farkernel.provisioners.request import Request
-from farkernel.provisioners.silence import News, Silence
 from farkernel.provisioners.unanswered import Problem
 
 _FATE = 2.0
@@ -49,12 +45,6 @@ _FATE = 2.0
 
 TELL_INTERVAL = 5.0
 """Seconds between two looks at the waiting cell."""
-
-_MOVED = 20.0
-"""Seconds by which a job's end may be off before it counts as moved, and by which Slurm is asked ahead of a warning."""
-
-_ASK_AGAIN = 30.0
-"""Seconds until Slurm is asked again that did not answer."""
 
 _KERNEL = 1
 """The number of our kernel on its launcher."""
@@ -279,9 +269,7 @@ class Session:
             await remote.connect(started.result())
         finally:
             started.cancel()
-        self._spawn(self._watch_job(remote))
-        self._spawn(self._watch_link(remote))
-        self._spawn(self._watch_walltime(remote))
+        self._watch(remote)
 
     async def _wait_in_queue(self, job: Job, started: asyncio.Future[Any]) -> None:
         limit = self.request.job.max_wait
@@ -425,71 +413,38 @@ class Session:
         if self._clients:
             self._clients.end_requests(problem, aborted=aborted)
 
+    def _watch(self, remote: Remote) -> None:
+        policy = self.request.job
+        self._spawn(self._watch_job(remote))
+        self._spawn(self._watch_link(remote))
+        self._spawn(watch.follow_walltime(remote, policy.walltime_hook, self._recorder.ends))
+
     async def _watch_job(self, remote: Remote) -> None:
         """Wait for the end of the job: walltime, scancel, a dead node."""
         await remote.job.ended.wait()
-        if self._remote is not remote:
-            return  # it was us
-        why = await remote.job.why_ended()
+        if self._remote is remote:  # it was not us
+            why = await remote.job.why_ended()
+            hint = "What the kernel knew is gone. Start it again for a new job."
+            await self._on_lost(remote, JobEnded(why, hint=hint))
+
+    async def _watch_link(self, remote: Remote) -> None:
+        error = await watch.until_lost(remote, self.request.job.orphan_timeout, self._say)
+        if error:
+            await self._on_lost(remote, error)
+
+    async def _on_lost(self, remote: Remote, error: FarkernelError) -> None:
+        """What carries the kernel is gone."""
         if self._remote is not remote:
             return
-        error = JobEnded(why, hint="What the kernel knew is gone. Start it again for a new job.")
         if self.phase.on_its_way:
             self._resolve(error)
         else:
             await self._give_up(error)
 
-    async def _watch_walltime(self, remote: Remote) -> None:
-        """Tell the launcher when the job's time is up; Slurm is asked anew before each warning, for that may change."""
-        end = 0.0
-        while self._remote is remote:
-            left = await remote.job.time_left()
-            if left is None:
-                await asyncio.sleep(_ASK_AGAIN)
-                continue
-            if left < math.inf and abs(time.time() + left - end) > _MOVED:
-                end = time.time() + left
-                remote.order(Walltime(end, list(self.request.job.walltime_hook)))
-                self._recorder.ends(end)
-            coming = [left - mark for mark in MARKS if _MOVED < left - mark < math.inf]
-            if not coming:
-                return
-            await asyncio.sleep(min(coming) - _MOVED)
-
-    async def _watch_link(self, remote: Remote) -> None:
-        """Tell that a node is silent, and give it up when its launcher does: Slurm itself may take minutes."""
-        silence = Silence(self.request.job.orphan_timeout, now=self._loop.time())
-        while self._remote is remote and remote.connected:
-            news = silence.look(remote.heard, now=self._loop.time())
-            if news is News.LOST:
-                await self._on_lost(silence.lasted)
-            elif news:
-                self._on_silence(news, silence.lasted)
-            await asyncio.sleep(1)
-
-    def _on_silence(self, news: News, lasted: float) -> None:
-        limit = states.span(self.request.job.orphan_timeout)
-        if news is News.SILENT:
-            text = (
-                f"nothing was heard from {self.node} for {states.span(lasted)}: the node or the network to it is down. "
-                f"If it comes back within {limit}, the kernel goes on and its output arrives."
-            )
-        else:
-            text = f"{self.node} is back after {states.span(lasted)}."
+    def _say(self, text: str) -> None:
         self._log.warning("farkernel: %s", text)
         if self._clients:
             self._clients.say(text)
-
-    async def _on_lost(self, lasted: float) -> None:
-        error = NodeLost(
-            f"Nothing was heard from {self.node} for {states.span(lasted)}: the node or the network to it is down. "
-            "The kernel is given up, and its launcher ends the job by itself.",
-            hint="What the kernel knew is gone. Start it again for a new job. job.orphan_timeout is the limit.",
-        )
-        if self.phase.on_its_way:
-            self._resolve(error)
-        else:
-            await self._give_up(error)
 
     # ---- messages ----
 
@@ -540,10 +495,7 @@ class Session:
     def _on_time_left(self, seconds: float) -> None:
         job_id = self.job.status.job_id if self.job else None
         end = datetime.now() + timedelta(seconds=seconds)  # noqa: DTZ005 (the user's clock)
-        text = f"Slurm job {job_id} ends in {states.span(seconds)}, at {end:%H:%M}, and the kernel with it."
-        self._log.warning("%s", text)
-        if self._clients:
-            self._clients.say(text)
+        self._say(f"Slurm job {job_id} ends in {states.span(seconds)}, at {end:%H:%M}, and the kernel with it.")
 
     def _on_ready(self) -> None:
         # At once, not when _bring_up comes to it: what follows in the same breath, such as the kernel's end, has to

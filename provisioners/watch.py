@@ -1,0 +1,72 @@
+"""Watches what carries a kernel: the link to its node, and the time that its job has left."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Sequence
+
+from farkernel.launcher.protocol import Walltime
+from farkernel.launcher.walltime import MARKS
+from farkernel.provisioners import states
+from farkernel.provisioners.errors import NodeLost
+from farkernel.provisioners.remote import Remote
+from farkernel.provisioners.silence import News, Silence
+
+_MOVED = 20.0
+"""Seconds by which a job's end may be off before it counts as moved, and by which Slurm is asked ahead of a warning."""
+
+_ASK_AGAIN = 30.0
+"""Seconds until Slurm is asked again that did not answer."""
+
+
+async def until_lost(remote: Remote, limit: float, tell: Callable[[str], None]) -> NodeLost | None:
+    """Tell that a node is silent, and that it is back; return the error when it is to be given up.
+
+    That is when its launcher gives up too: Slurm itself may take minutes to notice.
+
+    :param limit: seconds that the launcher waits for us (`job.orphan_timeout`)
+    :return: None when the link was closed
+    """
+    loop = asyncio.get_running_loop()
+    silence = Silence(limit, now=loop.time())
+    while remote.connected:
+        news = silence.look(remote.heard, now=loop.time())
+        lasted, node = states.span(silence.lasted), remote.job.status.nodes or "the node"
+        if news is News.LOST:
+            return NodeLost(
+                f"Nothing was heard from {node} for {lasted}: the node or the network to it is down. "
+                "The kernel is given up, and its launcher ends the job by itself.",
+                hint="What the kernel knew is gone. Start it again for a new job. job.orphan_timeout is the limit.",
+            )
+        if news is News.SILENT:
+            tell(
+                f"nothing was heard from {node} for {lasted}: the node or the network to it is down. "
+                f"If it comes back within {states.span(limit)}, the kernel goes on and its output arrives."
+            )
+        elif news is News.BACK:
+            tell(f"{node} is back after {lasted}.")
+        await asyncio.sleep(1)
+    return None
+
+
+async def follow_walltime(remote: Remote, hook: Sequence[str], on_end: Callable[[float], None]) -> None:
+    """Tell the launcher when the job's time is up; Slurm is asked anew before each warning, for that may change.
+
+    :param on_end: takes the time, in seconds since 1970, whenever it is new
+    """
+    end = 0.0
+    while remote.connected:
+        left = await remote.job.time_left()
+        if left is None:
+            await asyncio.sleep(_ASK_AGAIN)
+            continue
+        if left < math.inf and abs(time.time() + left - end) > _MOVED:
+            end = time.time() + left
+            remote.order(Walltime(end, list(hook)))
+            on_end(end)
+        coming = [left - mark for mark in MARKS if _MOVED < left - mark < math.inf]
+        if not coming:
+            return
+        await asyncio.sleep(min(coming) - _MOVED)
