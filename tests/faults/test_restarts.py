@@ -1,107 +1,138 @@
 """Restarts without number: a fresh kernel each time, one job, and nothing grows."""
 
 import asyncio
+import gc
 import os
-import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cluster import Site
-from tests.faults.switches import NODE, on
-from tests.slurm.helpers import Client, Specs, eventually, jobs, kernel, server
+from tests.cluster.site import LOGIN
+from tests.faults.census import Held, files, grown, held
+from tests.faults.switches import NODE
+from tests.slurm.helpers import Client, Specs, eventually, jobs, kernel, server, slurm
+from tests.slurm.squeue import Occupation
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
 ON_NODE = {"extra_args": [f"--nodelist={NODE}"]}
-_MEMORY = 15_000
-"""KiB that a process may grow by: allocators keep some of what they have had."""
 
-_LAUNCHER = """
-pid=$(pgrep -u alice -f '^[^ ]*python[^ ]* -c')
-ls /proc/$pid/fd | wc -l
-ls /proc/$pid/task | wc -l
-grep VmRSS /proc/$pid/status
-find /tmp/farkernel-* | wc -l
-"""
+RESTARTS = 50
+JOBS, STARTS = 10, 20
 
 
-def ours() -> list[int]:
-    """Descriptors, threads, KiB and files in the runtime directory of this process, the login side."""
-    rss = re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())
-    assert rss
-    runtime = list(Path(os.environ["XDG_RUNTIME_DIR"]).rglob("*"))
-    descriptors, threads = (len(list(Path("/proc/self", name).iterdir())) for name in ("fd", "task"))
-    return [descriptors, threads, int(rss[1]), len(runtime)]
+async def of_ours(cluster: Site) -> Held:
+    """What this process holds, which is the login side."""
+    gc.collect()
+    return await asyncio.to_thread(held, cluster, LOGIN, os.getpid())
 
 
-def launchers(cluster: Site) -> list[int]:
-    """The same of the launcher on the node."""
-    descriptors, threads, memory, files = on(cluster, NODE, _LAUNCHER).splitlines()
-    return [int(descriptors), int(threads), int(memory.split()[1]), int(files)]
+async def is_fresh(client: Client, number: int) -> bool:
+    """Whether the kernel is a new one, and works; it is none afterwards."""
+    cell = await client.run_anew(f"print('used' if 'used' in dir() else 'fresh'); used = True; {number} * 2")
+    return cell.stdout == "fresh\n" and cell.result == str(number * 2)
 
 
-def assert_no_growth(before: list[int], after: list[int], *, spare: int = 0) -> None:
-    for index, (old, new) in enumerate(zip(before, after, strict=True)):
-        assert new <= old + (_MEMORY if index == 2 else spare), f"{before} has become {after}"
-
-
+@pytest.mark.long
 @pytest.mark.timeout(600)
 async def test_fifty_restarts(specs: Specs, cluster: Site) -> None:
     async with kernel(specs(slurm=ON_NODE)) as (manager, client):
-        job = jobs()
+        launcher = (await client.run("import os; print(os.getppid())")).stdout
+        job, submitted = jobs(), jobs("all")
 
-        async def restart(times: int, first: int) -> None:
-            for number in range(first, first + times):
-                await client.run(f"mark = {number}")
+        async def restart(times: int) -> None:
+            for number in range(times):
                 await manager.restart_kernel(now=number % 2 == 0)
-                assert (await client.run("'mark' in dir()")).result == "False"
+                assert await is_fresh(client, number)
 
-        await restart(5, 0)
-        before = ours(), await asyncio.to_thread(launchers, cluster)
-        await restart(50, 5)
-        after = ours(), await asyncio.to_thread(launchers, cluster)
-        assert_no_growth(before[0], after[0])
-        assert_no_growth(before[1], after[1])
+        async def count() -> tuple[Held, Held, dict[str, int]]:
+            on_node = await asyncio.to_thread(held, cluster, NODE, int(launcher))
+            return await of_ours(cluster), on_node, await asyncio.to_thread(files, cluster)
+
+        await restart(5)
+        before = await count()
+        await restart(RESTARTS)
+        after = await count()
+        assert not grown(before[0], after[0]), (before[0], after[0])
+        assert not grown(before[1], after[1]), (before[1], after[1])
+        assert after[2] == before[2]
         assert jobs() == job
+        assert jobs("all") == submitted
 
 
-async def test_restarts_of_a_kernel_that_is_still_starting(specs: Specs) -> None:
+@pytest.mark.parametrize("now", [True, False])
+async def test_restarts_of_a_kernel_that_is_still_starting(specs: Specs, now: bool) -> None:
+    """At every moment of its start: before its process is there, while it is imported, when it answers."""
     async with server() as manager:
         kernel_id = await manager.start_kernel(kernel_name=specs())
         running: Any = manager.get_kernel(kernel_id)
         async with Client(running) as client:
-            await client.run("1")
-            job = jobs()
-            for pause in (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6):
-                await running.restart_kernel(now=True)
-                await asyncio.sleep(pause)
-            assert (await client.run_anew("6 * 7")).result == "42"
+            assert await is_fresh(client, 0)
+            job, submitted = jobs(), jobs("all")
+            for number in range(12):
+                await running.restart_kernel(now=now)
+                await asyncio.sleep(number * 0.08)
+            assert await is_fresh(client, 1)
             assert jobs() == job
+            assert jobs("all") == submitted
 
 
-@pytest.mark.timeout(900)
+async def test_restarts_before_there_is_a_launcher(specs: Specs) -> None:
+    """Each gives its job back for another one: it may as well not have begun."""
+    async with server() as manager:
+        kernel_id = await manager.start_kernel(kernel_name=specs())
+        running: Any = manager.get_kernel(kernel_id)
+        for number in range(8):
+            await running.restart_kernel(now=True)
+            assert len(jobs()) <= 1
+            await asyncio.sleep(number * 0.05)
+        async with Client(running) as client:
+            assert await is_fresh(client, 1)
+            assert len(jobs()) == 1
+
+
+async def test_restarts_of_a_kernel_that_waits_in_the_queue(specs: Specs, no_free_knl: Occupation) -> None:
+    async with server() as manager:
+        kernel_id = await manager.start_kernel(kernel_name=specs())
+        running: Any = manager.get_kernel(kernel_id)
+        for _ in range(5):
+            await eventually(lambda: len(jobs("PENDING")) == 1)
+            await running.restart_kernel(now=True)
+        await asyncio.to_thread(no_free_knl.end)
+        async with Client(running) as client:
+            assert await is_fresh(client, 1)
+            assert len(jobs()) == 1
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
 async def test_two_hundred_kernels_in_ten_jobs(specs: Specs, cluster: Site) -> None:
     name = specs()
-    used: set[str] = set()
 
     async def one_job(starts: int) -> None:
-        async with kernel(name) as (manager, client):
-            used.update(jobs())
-            for number in range(starts):
-                assert (await client.run(f"print({number})")).stdout == f"{number}\n"
-                if number < starts - 1:
-                    await manager.restart_kernel(now=True)
-        await eventually(lambda: not jobs())
+        async with server() as manager:
+            kernel_id = await manager.start_kernel(kernel_name=name)
+            running: Any = manager.get_kernel(kernel_id)
+            async with Client(running) as client:
+                assert await is_fresh(client, 0)
+                job = jobs()
+                for number in range(1, starts):
+                    await running.restart_kernel(now=True)
+                    assert await is_fresh(client, number)
+                assert jobs() == job
+                assert len(job) == 1
 
-    await one_job(5)
-    before = ours()
-    used.clear()
-    for _ in range(10):
-        await one_job(20)
-    assert len(used) == 10
-    assert_no_growth(before, ours(), spare=2)
-    for host in cluster.hosts:
-        if host != "laptop":
-            assert await asyncio.to_thread(on, cluster, host, "ss -Htnp state established | grep -c farkernel || true")
+    def submitted() -> set[str]:
+        # Slurm's own list of all jobs that there ever were; squeue forgets
+        return set(slurm("sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID").split())
+
+    await one_job(STARTS)
+    before, before_files, before_jobs = await of_ours(cluster), await asyncio.to_thread(files, cluster), submitted()
+    for _ in range(JOBS):
+        await one_job(STARTS)
+    after = await of_ours(cluster)
+    assert not grown(before, after), (before, after)
+    assert await asyncio.to_thread(files, cluster) == before_files
+    assert len(await eventually(lambda: submitted() - before_jobs)) == JOBS
+    assert jobs() == []
