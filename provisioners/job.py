@@ -98,6 +98,8 @@ class Job:
     """
 
     _first_state = JobState.PENDING
+    _must_cancel = False
+    """Whether something may be left though the program has ended well."""
 
     def __init__(
         self,
@@ -217,7 +219,7 @@ class Job:
             if child.returncode is None:
                 await process.end(child)
         finally:
-            if not self._up or child.returncode != 0:
+            if self._must_cancel or not self._up or child.returncode != 0:
                 await self._cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
@@ -348,6 +350,9 @@ class SlurmJob(Job):
 
     :param queue: watches it while it waits
     """
+
+    # An srun that ends while slurmctld is away exits with 0, without a word, and its job is taken for a running one.
+    _must_cancel = True
 
     def __init__(self, request: Request, *, queue: Queue, **rest: object) -> None:
         super().__init__(request, **rest)  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """Slurm's daemons are away for a while: kernels do not notice, waiting cells tell, and nothing is left."""
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -69,5 +70,26 @@ async def test_a_job_that_is_given_up_meanwhile_does_not_stay_in_the_queue(
         await eventually(lambda: jobs("PENDING"))
         async with meanwhile(daemon_away(cluster, "slurmctld")):
             running: Any = manager.get_kernel(kernel_id)
+            await running.shutdown_kernel()
+        await eventually(lambda: not jobs())
+
+
+@pytest.fixture
+def resumed(cluster: Site, no_directories_left: None) -> Iterator[None]:
+    """A step that cannot tell slurmctld of its end waits for a minute, which Slurm takes for a fault of the node."""
+    yield
+    script = "while squeue -h | grep -q .; do sleep 0.2; done; for n in $(sinfo -hN -t drain -o %N | uniq); do "
+    cluster.run("ctl", "root", ["sh", "-c", f"{script} scontrol update NodeName=$n State=RESUME; done"])
+
+
+@pytest.mark.usefixtures("resumed")
+async def test_a_kernel_that_is_shut_down_meanwhile_leaves_no_job(specs: Specs, cluster: Site) -> None:
+    """srun then ends with 0 and without a word, and Slurm would take the job for a running one."""
+    async with server() as manager:
+        kernel_id = await manager.start_kernel(kernel_name=specs())
+        running: Any = manager.get_kernel(kernel_id)
+        async with Client(running) as client:
+            await client.run("1 + 1")
+        async with meanwhile(daemon_away(cluster, "slurmctld")):
             await running.shutdown_kernel()
         await eventually(lambda: not jobs())
