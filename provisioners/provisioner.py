@@ -130,16 +130,14 @@ class FarkernelProvisioner(KernelProvisionerBase):
     def _check_connection_file(self) -> None:
         # Jupyter writes it after the start; if that fails nobody calls cleanup, and the job would run on.
         assert self.parent
-        if not self.parent.connection_file:
-            return  # a temporary one of Jupyter's choice
-        folder = pathlib.Path(self.parent.connection_file).absolute().parent
-        if not folder.is_dir():
-            return  # Jupyter makes it
+        file = self.parent.connection_file  # empty for a temporary one of Jupyter's choice
+        folder = pathlib.Path(file).absolute().parent if file else pathlib.Path(tempfile.gettempdir())
         try:
-            with tempfile.TemporaryFile(dir=folder) as file:
-                file.write(bytes(4096))
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as probe:
+                probe.write(bytes(4096))
         except OSError as error:
-            key = "JUPYTER_RUNTIME_DIR (Jupyter's connection file goes there)"
+            key = "JUPYTER_RUNTIME_DIR (Jupyter's connection file goes there)" if file else "TMPDIR"
             raise unusable(str(folder), error.strerror or str(error), host="this host", key=key) from error
 
     @property
