@@ -13,7 +13,6 @@ FarkernelError
 ├── NodeUnreachable         the login side cannot connect to the launcher
 ├── JobEnded                the job ended under a kernel that was up
 ├── NodeLost                nothing was heard from the node for longer than `job.orphan_timeout`
-├── StateUnusable           the directory of records and logs cannot be used
 ├── KernelNotFound          no kernel is what the user means, or several are
 ├── ContainerFailed         the kernel's image cannot be had, or lacks what the kernel needs
 └── KernelFailed            the kernel did not come up
@@ -84,10 +83,6 @@ class JobEnded(FarkernelError):
 
 class NodeLost(FarkernelError):
     """Nothing was heard from the kernel's node for longer than `job.orphan_timeout`."""
-
-
-class StateUnusable(FarkernelError):
-    """The directory of records and logs cannot be used."""
 
 
 class KernelNotFound(FarkernelError):

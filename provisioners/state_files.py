@@ -17,7 +17,7 @@ import stat
 import time
 from collections.abc import Iterator
 
-from farkernel.provisioners.errors import StateUnusable
+from farkernel.provisioners.errors import DirectoryUnusable
 from farkernel.provisioners.records import BadRecord, Record, decode, encode, file_stem
 
 LOG_LIMIT = 2**19
@@ -53,7 +53,7 @@ class StateFiles:
     def write(self, record: Record) -> None:
         """Write the record of a kernel that is there.
 
-        :raises StateUnusable: the directory cannot be used
+        :raises DirectoryUnusable: the directory cannot be used
         :raises OSError: it cannot be written
         """
         self._prepare()
@@ -75,7 +75,7 @@ class StateFiles:
     def there(self) -> list[Record]:
         """Return the records of kernels that are there, or were when their server was killed.
 
-        :raises StateUnusable: the directory is somebody else's
+        :raises DirectoryUnusable: the directory is somebody else's
         """
         return list(self._read(self._kernels))
 
@@ -157,7 +157,7 @@ class StateFiles:
 def _check(folder: pathlib.Path) -> bool:
     """Whether a directory is there; one that is open to others is closed to them.
 
-    :raises StateUnusable: it is not ours
+    :raises DirectoryUnusable: it is not ours
     """
     try:
         status = folder.stat()
@@ -166,11 +166,11 @@ def _check(folder: pathlib.Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise StateUnusable(f"The directory {folder} cannot be used: {error.strerror}.", hint=_HINT) from error
+        raise DirectoryUnusable(f"The directory {folder} cannot be used: {error.strerror}.", hint=_HINT) from error
     if not stat.S_ISDIR(status.st_mode):
-        raise StateUnusable(f"{folder} is not a directory.", hint=_HINT)
+        raise DirectoryUnusable(f"{folder} is not a directory.", hint=_HINT)
     if status.st_uid != os.getuid():
-        raise StateUnusable(f"The directory {folder} belongs to user {status.st_uid}.", hint=_HINT)
+        raise DirectoryUnusable(f"The directory {folder} belongs to user {status.st_uid}.", hint=_HINT)
     return True
 
 

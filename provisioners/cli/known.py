@@ -28,7 +28,7 @@ def state_files() -> StateFiles:
 async def look(files: StateFiles) -> Known:
     """Read the records, and ask Slurm for the user's jobs if any of them names one.
 
-    :raises StateUnusable: the directory is somebody else's
+    :raises DirectoryUnusable: the directory is somebody else's
     """
     here = this_server()
     records = [(record, fate(record.server, here)) for record in files.there()]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from farkernel.launcher.protocol import KernelLog, Usage
-from farkernel.provisioners.errors import StateUnusable
+from farkernel.provisioners.errors import DirectoryUnusable
 from farkernel.provisioners.life import Phase, Step
 from farkernel.provisioners.recorder import Recorder
 from farkernel.provisioners.records import Record
@@ -77,9 +77,9 @@ def test_a_directory_that_is_open_to_others_is_closed(files: StateFiles) -> None
 def test_a_directory_of_somebody_else_is_refused(files: StateFiles) -> None:
     files.base.mkdir(parents=True, mode=0o700)
     os.chown(files.base, 12345, 12345)
-    with pytest.raises(StateUnusable, match=r"farkernel belongs to user 12345\.\nName a directory of yours"):
+    with pytest.raises(DirectoryUnusable, match=r"farkernel belongs to user 12345\.\nName a directory of yours"):
         files.write(record())
-    with pytest.raises(StateUnusable):
+    with pytest.raises(DirectoryUnusable):
         files.there()
     assert names(files) == []
 
@@ -87,7 +87,7 @@ def test_a_directory_of_somebody_else_is_refused(files: StateFiles) -> None:
 def test_a_file_in_its_place_is_refused(files: StateFiles) -> None:
     files.base.parent.mkdir(parents=True)
     files.base.touch()
-    with pytest.raises(StateUnusable, match=r"farkernel is not a directory"):
+    with pytest.raises(DirectoryUnusable, match=r"farkernel is not a directory"):
         files.there()
 
 

@@ -21,8 +21,8 @@ from tests.slurm.squeue import Occupation
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
-OTHER = "nid00001"
-"""Another host with Slurm and the user's home."""
+OTHER = "cori02"
+"""The other login node."""
 
 CLI = [sys.executable, "-m", "farkernel.provisioners.cli"]
 
@@ -155,7 +155,7 @@ async def test_a_killed_servers_record_is_swept_by_the_next_kernel(specs: Specs,
         await eventually(lambda: not jobs())
 
 
-async def test_a_kernel_whose_server_is_on_another_host(specs: Specs, cluster: Site, tmp_path: Path) -> None:
+async def test_a_kernel_whose_server_is_on_another_login_node(specs: Specs, cluster: Site, tmp_path: Path) -> None:
     async with started(specs()) as (_, kernel_id, client):
         assert (await client.run("1 + 1")).result == "2"
         (record,) = state(tmp_path).glob("kernels/*.json")
