@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from farkernel.launcher.protocol import KernelLog, Usage
+from farkernel.provisioners import recorder
 from farkernel.provisioners.errors import DirectoryUnusable
 from farkernel.provisioners.life import Phase, Step
 from farkernel.provisioners.recorder import Recorder
@@ -165,21 +166,21 @@ def test_this_process_lives() -> None:
 
 def test_what_happens_is_written_down(files: StateFiles) -> None:
     async def check() -> None:
-        recorder = Recorder(record(), files, Writer())
-        recorder.step(Step.SUBMITTED, Phase.PENDING)
-        recorder.event(KernelLog(1, 1, "no line's end"))
-        recorder.say("It went wrong.")
-        recorder.event(Usage(1, 1, 1000, 0.5))
+        told = Recorder(record(), files, Writer())
+        told.step(Step.SUBMITTED, Phase.PENDING)
+        told.event(KernelLog(1, 1, "no line's end"))
+        told.say("It went wrong.")
+        told.event(Usage(1, 1, 1000, 0.5))
         await asyncio.sleep(0)  # the first is due at once
-        await recorder.closed()
+        await told.closed()
         (written,) = files.there()
         assert (written.phase, written.memory) == ("pending", 1000)
-        recorder.event(Usage(1, 1, 2000, 0.5))
+        told.event(Usage(1, 1, 2000, 0.5))
         await asyncio.sleep(0)
-        await recorder.closed()
+        await told.closed()
         assert files.there() == [written]  # not so soon again
-        recorder.step(Step.RELEASED, Phase.ENDED)
-        await recorder.closed()
+        told.step(Step.RELEASED, Phase.ENDED)
+        await told.closed()
 
     asyncio.run(check())
     (ended,) = files.ended()
@@ -191,6 +192,22 @@ def test_what_happens_is_written_down(files: StateFiles) -> None:
         "It went wrong.",
         "ended: all released",
     ]
+
+
+def test_what_a_kernel_takes_is_written_later_if_not_at_once(
+    files: StateFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "USAGE_INTERVAL", 0.1)
+
+    async def check() -> None:
+        first = Recorder(record(), files, Writer())
+        for memory in (1000, 2000, 3000):
+            first.event(Usage(1, 1, memory, 0.5))
+            await asyncio.sleep(0)
+        while [kept.memory for kept in files.there()] != [3000]:
+            await asyncio.sleep(0.02)
+
+    asyncio.run(asyncio.wait_for(check(), 20))
 
 
 def test_a_file_system_that_hangs_holds_up_nobody(files: StateFiles, caplog: pytest.LogCaptureFixture) -> None:
@@ -220,10 +237,10 @@ def test_what_cannot_be_written_is_told_once(tmp_path: pathlib.Path, caplog: pyt
     (tmp_path / "farkernel").touch()
 
     async def check() -> None:
-        recorder = Recorder(record(), StateFiles(tmp_path / "farkernel"), Writer())
+        told = Recorder(record(), StateFiles(tmp_path / "farkernel"), Writer())
         for step in (Step.SUBMITTED, Step.READY, Step.RELEASED):
-            recorder.step(step, Phase.PENDING)
-        await recorder.closed()
+            told.step(step, Phase.PENDING)
+        await told.closed()
 
     with caplog.at_level(logging.WARNING, "farkernel"):
         asyncio.run(check())
