@@ -342,7 +342,8 @@ class LocalJob(Job):
 
     async def why_ended(self) -> str:
         """Say how the launcher has ended."""
-        return f"The launcher on this machine has ended with exit code {self._returncode}."
+        how = f"with exit code {self._returncode}" if self._returncode else "because it was told to"
+        return f"The launcher on this machine has ended {how}."
 
 
 class SlurmJob(Job):

@@ -259,7 +259,8 @@ class Session:
         started = asyncio.ensure_future(remote.job.started())
         try:
             await self._wait_in_queue(remote.job, started)
-            self.life.take(Step.ALLOCATED)
+            if not remote.job.status.state.waiting:  # it may have ended in the queue
+                self.life.take(Step.ALLOCATED)
             self.timeline.allocated = time.monotonic()
             limit = self.request.launcher.start_timeout
             await asyncio.wait({started}, timeout=limit)

@@ -78,4 +78,5 @@ def test_a_hook_runs_beside_the_kernel_and_ends_with_it(short: pathlib.Path, tmp
             assert seen.read_text().split()[:3] == ["60", pid.strip(), "yes"]
 
     asyncio.run(use())
-    assert not pathlib.Path("/proc", seen.read_text().split()[3]).exists()
+    hook = pathlib.Path("/proc", seen.read_text().split()[3])
+    asyncio.run(until(lambda: not hook.exists()))
