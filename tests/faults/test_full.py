@@ -113,6 +113,19 @@ async def test_a_full_directory_on_the_login_node(
         assert jobs("all") == submitted
 
 
+async def test_full_records_are_no_reason_not_to_start(
+    specs: Specs, cluster: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = specs()
+    async with small(cluster, LOGIN, NO_FILE):
+        monkeypatch.setenv("XDG_STATE_HOME", PLACE)
+        async with kernel(name) as (manager, client):
+            assert (await client.run("1 + 1")).result == "2"
+            await manager.restart_kernel(now=True)
+            assert (await client.run("1 + 2")).result == "3"
+    assert jobs() == []
+
+
 @pytest.mark.parametrize("mode", [None, 0o755])
 async def test_a_runtime_directory_that_is_missing_or_not_private_is_not_used(
     specs: Specs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int | None
