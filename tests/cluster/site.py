@@ -40,6 +40,7 @@ HOSTS = {
 }
 CONTROLLER = "ctl"
 LOGIN = "cori01"
+"""Where the tests run; the other login node is for what they could not do to themselves."""
 
 # They exist in the hosts' own /etc only. carol has no Slurm association.
 USERS = {"alice": 20001, "bob": 20002, "carol": 20003}
