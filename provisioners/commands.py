@@ -95,7 +95,7 @@ def _resources(slurm: SlurmRequest) -> list[str]:
     return [f"--{name}={value}" for name, value in options.items() if value is not None] + exclusive
 
 
-_SQUEUE_FORMAT = "--format=%i|%T|%S|%h|%L|%N|%r"
+_SQUEUE_FORMAT = "--format=%i|%T|%S|%h|%L|%V|%N|%r"
 
 
 def squeue_argv(job_ids: Iterable[int]) -> list[str]:
@@ -128,6 +128,7 @@ class QueueEntry:
 
     :param start: expected or actual: local time, naive, as Slurm prints it
     :param left: seconds that it may still run; None without a limit
+    :param submitted: local time, naive; tells a job from one that had its number long before
     """
 
     job_id: int
@@ -137,18 +138,26 @@ class QueueEntry:
     exclusive: bool
     nodes: str
     left: float | None = None
+    submitted: datetime | None = None
 
 
 def parse_squeue(text: str) -> dict[int, QueueEntry]:
     """Read the output of `squeue_argv`, by job id; lines that are something else are passed over."""
     entries: dict[int, QueueEntry] = {}
     for line in text.splitlines():
-        fields = line.split("|", 6)
-        if len(fields) != 7 or not fields[0].isdecimal():
+        fields = line.split("|", 7)
+        if len(fields) != 8 or not fields[0].isdecimal():
             continue
-        job_id, state, start, shared, left, nodes, reason = fields
+        job_id, state, start, shared, left, submitted, nodes, reason = fields
         entries[int(job_id)] = QueueEntry(
-            int(job_id), parse_state(state), reason.strip(), _time(start), shared == "NO", nodes.strip(), _left(left)
+            int(job_id),
+            parse_state(state),
+            reason.strip(),
+            _time(start),
+            shared == "NO",
+            nodes.strip(),
+            _left(left),
+            _time(submitted),
         )
     return entries
 

@@ -12,6 +12,9 @@ from farkernel.provisioners.errors import KernelNotFound
 from farkernel.provisioners.records import Fate, Record
 from farkernel.provisioners.states import reason_sentence
 
+_SAME_JOB = 86400.0
+"""Seconds between a record's time of submission and its job's: clocks, and a job that was requeued, may differ."""
+
 _SHORTEST = 6
 """Letters of an id at least."""
 
@@ -57,10 +60,17 @@ def with_jobs(records: Sequence[tuple[Record, Fate]], entries: Mapping[int, Queu
     :param entries: the user's jobs; None if Slurm has not answered
     """
     known = entries or {}
-    kernels = [
-        Kernel(record, fate, known.get(record.job_id or 0), asked=entries is not None) for record, fate in records
-    ]
+    kernels = [Kernel(record, fate, _entry(record, known), asked=entries is not None) for record, fate in records]
     return sorted(kernels, key=lambda kernel: (kernel.record.submitted or 0, kernel.record.kernel_id))
+
+
+def _entry(record: Record, entries: Mapping[int, QueueEntry]) -> QueueEntry | None:
+    """Return what squeue says of a record's job, unless that is another one: Slurm uses numbers again."""
+    entry = entries.get(record.job_id or 0)
+    if entry and entry.submitted and record.submitted is not None:
+        apart = abs(entry.submitted.timestamp() - record.submitted)
+        return entry if apart < _SAME_JOB else None
+    return entry
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from farkernel.provisioners.request import ContainerRequest, Request, parse_requ
 EXAMPLES = 60
 
 SAMPLES = [
-    "38|PENDING|2026-11-22T21:12:14|NO|1-02:03:04|nid[02301-02302]|Resources",
+    "38|PENDING|2026-11-22T21:12:14|NO|1-02:03:04|2026-11-22T21:12:14|nid[02301-02302]|Resources",
     "srun: job 38 queued and waiting for resources",
     "srun: job 38 has been allocated resources",
     "srun: jobid 38: nodes(1):`nid02301', cpu counts: 272(x1)",

@@ -136,10 +136,10 @@ def test_the_other_commands() -> None:
 
 
 SQUEUE = """\
-38|PENDING|2026-11-22T21:12:14|NO|UNLIMITED||Resources
-40|PENDING|N/A|OK|INVALID||ReqNodeNotAvail, UnavailableNodes:nid00001
-37|RUNNING|2026-11-22T21:07:14|NO|1-02:03:04|nid[02301-02302]|None
-46|FAILED|2026-11-22T21:07:33|NO|4:59|nid02301|NonZeroExitCode
+38|PENDING|2026-11-22T21:12:14|NO|UNLIMITED|2026-11-22T21:00:00||Resources
+40|PENDING|N/A|OK|INVALID|N/A||ReqNodeNotAvail, UnavailableNodes:nid00001
+37|RUNNING|2026-11-22T21:07:14|NO|1-02:03:04|2026-11-22T21:07:13|nid[02301-02302]|None
+46|FAILED|2026-11-22T21:07:33|NO|4:59|2026-11-22T21:07:32|nid02301|NonZeroExitCode
 slurm_load_jobs error: Invalid job id specified
 """
 
@@ -148,9 +148,11 @@ def test_squeue_is_read() -> None:
     jobs = parse_squeue(SQUEUE)
     assert list(jobs) == [38, 40, 37, 46]
     assert jobs[38] == QueueEntry(
-        38, JobState.PENDING, "Resources", datetime.fromisoformat("2026-11-22T21:12:14"), True, ""
+        *(38, JobState.PENDING, "Resources", datetime.fromisoformat("2026-11-22T21:12:14"), True, "", None),
+        submitted=datetime.fromisoformat("2026-11-22T21:00:00"),
     )
     assert jobs[40].start is None
+    assert jobs[40].submitted is None
     assert not jobs[40].exclusive
     assert jobs[40].reason == "ReqNodeNotAvail, UnavailableNodes:nid00001"
     assert jobs[37].nodes == "nid[02301-02302]"

@@ -155,6 +155,15 @@ def test_records_and_jobs_are_put_together_the_oldest_first() -> None:
     assert not with_jobs([(newer, Fate.ALIVE)], None)[0].asked
 
 
+@pytest.mark.parametrize(("later", "chore_"), [(1, Chore.CANCEL), (90_000, Chore.REMOVE)])
+def test_a_job_that_was_given_the_same_number_much_later_is_another_one(later: int, chore_: Chore) -> None:
+    submitted = datetime.fromtimestamp(NOW - 600 + later)  # noqa: DTZ006
+    jobs = {7: entry(submitted=submitted)}
+    (kernel,) = with_jobs([(record(job_id=7), Fate.GONE)], jobs)
+
+    assert chore(kernel, force=True) is chore_
+
+
 def test_a_short_id_is_one_kernels() -> None:
     assert short_id("aaaaaaaa-1", ["aaaaaaaa-1", "bbbbbbbb-1"]) == "aaaaaa"
     assert short_id("aaaaaaaa-1", ["aaaaaaaa-1", "aaaaaaaa-2"]) == "aaaaaaaa-1"
