@@ -4,7 +4,7 @@ import pytest
 
 from tests.cluster import Site
 from tests.faults.switches import NODE, meanwhile, memory_limit
-from tests.slurm.helpers import Cell, Client, Specs, busy, jobs, kernel, server, slurm
+from tests.slurm.helpers import Cell, Client, Specs, all_jobs, busy, jobs, kernel, server, slurm
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -30,7 +30,7 @@ ENDINGS = {
 
 async def starts_anew(client: Client, cell: Cell, *, says: tuple[str, ...]) -> None:
     """The cell ends with an error that says all that; then another kernel answers in the same job."""
-    job, submitted = jobs(), jobs("all")
+    job, submitted = jobs(), all_jobs()
     await cell.done()
     assert cell.errors[0].startswith(f"KernelDied: The kernel on {NODE} has ended")
     assert [text for text in says if text not in cell.told] == []
@@ -38,7 +38,7 @@ async def starts_anew(client: Client, cell: Cell, *, says: tuple[str, ...]) -> N
     again = await client.run_anew("print('here' if 'lost' in dir() else 'fresh')")
     assert again.stdout == "fresh\n"
     assert jobs() == job
-    assert jobs("all") == submitted
+    assert all_jobs() <= submitted
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

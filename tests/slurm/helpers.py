@@ -322,6 +322,11 @@ def jobs(states: str = "PENDING,CONFIGURING,RUNNING") -> list[str]:
     return slurm("squeue", "--me", "--noheader", f"--states={states}", "--format=%i").split()
 
 
+def all_jobs() -> set[str]:
+    """The ids of this user's jobs, those that have ended too, until Slurm forgets them after some minutes."""
+    return set(jobs("all"))
+
+
 async def eventually(condition: Callable[[], T]) -> T:
     """Wait until something holds, and return it."""
     deadline = time.monotonic() + PATIENCE
