@@ -27,7 +27,7 @@ from farkernel.launcher.protocol import (
     TimeLeft,
     Usage,
 )
-from farkernel.launcher.sockets import Frames, LoopSocket
+from farkernel.launcher.sockets import Frames, LoopSocket, size
 
 PROBE_INTERVAL = 0.1
 """Seconds between two questions to a kernel that has not been heard on iopub yet."""
@@ -39,7 +39,7 @@ _BURST = 10_000
 """Messages of iopub that may wait for us: a kernel that prints drops what we are late for."""
 
 _HELD = 256 * 2**20
-"""Bytes of iopub that are kept while the link is full."""
+"""Bytes of iopub that are kept while the link is full; of what is no output twice as many, and every state."""
 
 _OUTPUTS = frozenset({"stream", "display_data", "update_display_data", "execute_result"})
 """What may be dropped then; without the others a cell would run for ever, or a widget go wrong."""
@@ -105,7 +105,7 @@ class Kernel:
         self._holding = hold
         while self._held and not self._holding:
             frames = self._held.popleft()
-            self._held_bytes -= _size(frames)
+            self._held_bytes -= size(frames)
             self._forward(Channel.IOPUB, frames)
         if self._dropped and not self._holding:
             self._report(OutputDropped(*self._ids, self._dropped))
@@ -171,7 +171,8 @@ class Kernel:
             socket.rcvhwm = _BURST
             socket.subscribe(b"")
         else:
-            socket.sndhwm = 0  # a kernel that is busy for hours still gets every request
+            if channel != Channel.HB:
+                socket.sndhwm = 0  # a kernel that is busy for hours still gets every request
             socket.routing_id = identity
         info = self.process.connection
         separator = "-" if info["transport"] == "ipc" else ":"
@@ -189,11 +190,12 @@ class Kernel:
     def _hold(self, frames: list[Any]) -> None:
         if self._held_bytes > _HELD:
             message = wire.parse(frames)
-            if message and message.type in _OUTPUTS:
+            kind = message.type if message else ""
+            if not kind or kind in _OUTPUTS or (kind != "status" and self._held_bytes > 2 * _HELD):
                 self._dropped += 1
                 return
         self._held.append(frames)
-        self._held_bytes += _size(frames)
+        self._held_bytes += size(frames)
 
     # ---- is it there? ----
 
@@ -233,10 +235,6 @@ class Kernel:
             self._report(KernelLog(*self._ids, data.decode(errors="replace")))
 
 
-def _size(frames: Frames) -> int:
-    return sum(len(frame) for frame in frames)
-
-
 class _Probe:
     """Our own `kernel_info_request`s, and what the kernel says to them."""
 
@@ -268,7 +266,7 @@ class _Probe:
         awaited = self._open[message.parent_id]
         awaited.discard(message.type)
         if message.type == "status":
-            awaited.discard(message.content.get("execution_state", ""))
+            awaited.discard(str(message.content.get("execution_state")))
         if not awaited:
             del self._open[message.parent_id]
         return True

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from farkernel.launcher.protocol import Channel
-from farkernel.launcher.sockets import Frames
+from farkernel.launcher.sockets import Frames, size
 
 PING_INTERVAL = 2.0
 """Seconds between two pings of the login side."""
@@ -112,10 +112,9 @@ class Outgoing:
     def add(self, channel: int, kernel: int, generation: int, frames: Frames) -> _Kept:
         """Number a message and keep it."""
         self.sent += 1
-        size = _HEADER.size + sum(len(frame) for frame in frames)
-        kept = _Kept(Header(Kind.DATA, channel, kernel, generation, self.sent, 0), frames, size)
+        kept = _Kept(Header(Kind.DATA, channel, kernel, generation, self.sent, 0), frames, size(frames))
         self._kept.append(kept)
-        self.bytes += size
+        self.bytes += kept.size
         return kept
 
     def acknowledge(self, received: int) -> None:
@@ -245,8 +244,7 @@ class Link:
             self._receive_control(header)
 
     def _receive_data(self, header: Header, frames: list[Any]) -> None:
-        size = sum(len(frame) for frame in frames)
-        if self._incoming.accept(header.number, size):
+        if self._incoming.accept(header.number, size(frames)):
             self._deliver(_CHANNELS[header.channel], header.kernel, header.generation, frames[1:])
             self._acknowledge_soon()
         elif header.number > self._incoming.received and self._asked_for != self._incoming.received:

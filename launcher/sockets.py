@@ -23,6 +23,15 @@ BATCH = 64
 """Messages taken from one socket before the others get their turn."""
 
 
+_FRAME = 256
+"""Bytes that a frame takes in memory beside its content, about."""
+
+
+def size(frames: Frames) -> int:
+    """Return what a message takes in memory, for bounds that many small ones must not get around."""
+    return sum(map(len, frames)) + _FRAME * len(frames)
+
+
 def send(socket: zmq.Socket[bytes], frames: Frames) -> None:
     """Send a message without waiting; as `send_multipart`, with less work for each frame.
 

@@ -20,6 +20,9 @@ from farkernel.launcher.sockets import Frames
 DELIMITER = b"<IDS|MSG>"
 PROTOCOL_VERSION = "5.3"
 
+_LONGEST_HEADER = 2**20
+"""Bytes of a header that are looked at: it comes again in every answer."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Message:
@@ -33,22 +36,22 @@ class Message:
     @property
     def type(self) -> str:
         """The message's type, such as `execute_request`."""
-        return str(self.header.get("msg_type", ""))
+        return _text(self.header, "msg_type")
 
     @property
     def id(self) -> str:
         """The message's id."""
-        return str(self.header.get("msg_id", ""))
+        return _text(self.header, "msg_id")
 
     @property
     def session(self) -> str:
         """The id of the client's session."""
-        return str(self.header.get("session", ""))
+        return _text(self.header, "session")
 
     @property
     def parent_id(self) -> str:
         """The id of the request that this message answers."""
-        return str(self.parent.get("msg_id", ""))
+        return _text(self.parent, "msg_id")
 
     @property
     def content(self) -> dict[str, Any]:
@@ -64,14 +67,26 @@ def parse(frames: Frames) -> Message | None:
     """Take a message apart; None when it is not one of Jupyter's."""
     at = next((at for at, frame in enumerate(frames) if bytes(frame) == DELIMITER), len(frames))
     try:
-        header, parent = json.loads(bytes(frames[at + 2])), json.loads(bytes(frames[at + 3]))
+        header, parent = _header(frames[at + 2]), _header(frames[at + 3])
         content = frames[at + 5]
     except (ValueError, IndexError, RecursionError):
         return None
-    if not isinstance(header, dict):
+    # What is nested in a header could be too deep for the answers that it comes in again.
+    if not isinstance(header, dict) or any(isinstance(value, (dict, list)) for value in header.values()):
         return None
     # A message without a parent has an empty one; some kernels say null.
     return Message([bytes(frame) for frame in frames[:at]], header, parent if isinstance(parent, dict) else {}, content)
+
+
+def _header(frame: Any) -> Any:
+    if len(frame) > _LONGEST_HEADER:
+        raise ValueError("too long")
+    return json.loads(bytes(frame))
+
+
+def _text(header: dict[str, Any], name: str) -> str:
+    value = header.get(name)
+    return value if isinstance(value, str) else ""
 
 
 def _user_name() -> str:

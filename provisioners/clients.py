@@ -16,10 +16,25 @@ import zmq
 from farkernel.launcher import wire
 from farkernel.launcher.endpoints import MAX_FRAME
 from farkernel.launcher.protocol import Channel
-from farkernel.launcher.sockets import Frames
+from farkernel.launcher.sockets import Frames, size
 from farkernel.provisioners.front import Front, runtime_directory
-from farkernel.provisioners.unanswered import Problem, Request, Unanswered, answers, executes, is_work
+from farkernel.provisioners.unanswered import Problem, Request, Unanswered, answers, executes, is_request, is_work
 from farkernel.provisioners.waiting import WaitingRoom
+
+OPEN_LIMIT = 2 * MAX_FRAME
+"""Bytes in the requests of one kernel that have no reply yet; more are refused, for they all lie in memory."""
+
+_LONGEST_BEAT = 2**16
+"""Bytes in a heartbeat; what is longer is none."""
+
+_ALWAYS = frozenset({"interrupt_request", "shutdown_request"})
+"""Requests that are never refused: they end what is too much."""
+
+_TOO_LARGE = Problem("RequestTooLarge", f"farkernel takes requests of up to {MAX_FRAME >> 20} MB")
+_TOO_MANY = Problem(
+    "TooManyRequests",
+    f"requests of {OPEN_LIMIT >> 20} MB wait for this kernel: farkernel takes no more before it answers",
+)
 
 _UNSAID = 3
 """Lines that wait for a cell to be said in; older ones are no news any more."""
@@ -58,6 +73,8 @@ class Clients:
         self._unanswered = Unanswered()
         self._unsaid: deque[str] = deque(maxlen=_UNSAID)
         self._beating = False
+        self._told_too_many = False
+        self._held_back = False
         self._room: WaitingRoom | None = self._new_room()
         self._left_room: WaitingRoom | None = None
         self._front = Front(loop, context, self._on_request, on_behind, runtime_directory())
@@ -130,6 +147,7 @@ class Clients:
 
     def hold_back(self, hold: bool) -> None:
         """Leave requests with the clients while the link is full."""
+        self._held_back = hold
         self._front.hold_requests(hold)
 
     def close(self) -> None:
@@ -145,26 +163,45 @@ class Clients:
         self._front.send(channel, frames)
         # After the sending: taking a message apart takes as long as passing it on.
         if channel in {Channel.SHELL, Channel.CONTROL}:
-            self._unanswered.answered(frames)
+            self._unanswered.answered(channel, frames)
 
     def _on_request(self, channel: Channel, frames: list[Any]) -> None:
         if channel == Channel.HB:
             self._on_heartbeat(frames)
             return
-        small = max(map(len, frames)) <= MAX_FRAME
-        if self._room is None and small:
+        problem = self._problem(frames)
+        passes = self._room is None and problem is None and not self._held_back
+        if passes:
             self._to_kernel(channel, frames)  # before it is taken apart, which takes as long as passing it on
         message = wire.parse(frames)
         if message is None:
             return
-        if not small:
-            problem = Problem("RequestTooLarge", f"farkernel takes requests of up to {MAX_FRAME >> 20} MB")
-            self._answer(Request(channel, message), problem, aborted=False)
+        if problem and message.type not in _ALWAYS:
+            self._refuse(channel, message, problem)
         elif self._room is None:
-            self._unanswered.sent(channel, message)
+            if not passes:
+                self._to_kernel(channel, frames)
+            self._unanswered.sent(channel, message, size(frames))
             self._say_what_is_unsaid()
         else:
             self._on_request_while_waiting(self._room, channel, message, frames)
+
+    def _problem(self, frames: list[Any]) -> Problem | None:
+        """Say why a message may not go further: memory is bounded, on both sides."""
+        if max(map(len, frames)) > MAX_FRAME:
+            return _TOO_LARGE
+        held = self._room.bytes if self._room else 0
+        if max(self._unanswered.bytes, held) + size(frames) > OPEN_LIMIT:
+            return _TOO_MANY
+        self._told_too_many = False
+        return None
+
+    def _refuse(self, channel: Channel, message: wire.Message, problem: Problem) -> None:
+        if is_request(message):
+            self._answer(Request(channel, message), problem, aborted=False)
+        elif not self._told_too_many:
+            self._told_too_many = True  # what has no reply, such as a widget's message
+            self.say(f"{problem.evalue}; a message of type {message.type} was dropped.")
 
     def _say_what_is_unsaid(self) -> None:
         running = self._unanswered.running() if self._unsaid else None
@@ -172,6 +209,8 @@ class Clients:
             self._write(f"farkernel: {self._unsaid.popleft()}\n", running.message)
 
     def _on_heartbeat(self, frames: list[Any]) -> None:
+        if size(frames) > _LONGEST_BEAT:
+            return
         if self._room is None:
             self._to_kernel(Channel.HB, frames)
         elif self._beating:
@@ -185,9 +224,9 @@ class Clients:
             self._reply(channel, message, {"status": "ok"})
         elif message.type == "shutdown_request":
             # Jupyter tells the provisioner itself. Held, it would end the next kernel.
-            self._reply(channel, message, {"status": "ok", "restart": message.content.get("restart", False)})
+            self._reply(channel, message, {"status": "ok", "restart": bool(message.content.get("restart"))})
         elif room.take(channel, message, frames):
-            self._unanswered.sent(channel, message)
+            self._unanswered.sent(channel, message, size(frames))
 
     def _reply(self, channel: Channel, message: wire.Message, content: dict[str, Any]) -> None:
         kind = message.type.removesuffix("_request") + "_reply"

@@ -24,7 +24,7 @@ import zmq
 
 from farkernel.launcher.private import PrivateDirectory
 from farkernel.launcher.protocol import PORT_NAMES, Channel
-from farkernel.launcher.sockets import Frames, LoopSocket, send
+from farkernel.launcher.sockets import Frames, LoopSocket, send, size
 from farkernel.provisioners.places import unusable
 
 _PUBLIC, _REAL = "k", "r"
@@ -100,7 +100,7 @@ class Front:
 
     def hold_requests(self, hold: bool) -> None:
         """Leave requests with the clients, or go on; interrupts and shutdowns (control) always pass."""
-        for channel in (Channel.SHELL, Channel.STDIN):
+        for channel in (Channel.SHELL, Channel.STDIN, Channel.HB):
             socket = self._sockets[channel]
             if hold:
                 socket.pause()
@@ -171,7 +171,7 @@ class Publisher:
         if not self._waiting and self._try(frames):
             return
         self._waiting.append(frames)
-        self._bytes += sum(len(frame) for frame in frames)
+        self._bytes += size(frames)
         if self._timer is None:
             self._timer = self._loop.call_later(_RETRY, self._retry)
             self._on_behind(True)
@@ -215,7 +215,7 @@ class Publisher:
         self._socket.setsockopt(zmq.XPUB_NODROP, 1)
 
     def _remove_first(self) -> None:
-        self._bytes -= sum(len(frame) for frame in self._waiting.popleft())
+        self._bytes -= size(self._waiting.popleft())
 
 
 _QUEUE = 32

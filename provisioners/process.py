@@ -15,6 +15,12 @@ from farkernel.provisioners.errors import CommandMissing
 # How long a program may take to end after SIGTERM. srun needs it to give its allocation back.
 GRACE = 3.0
 
+_MOST = 2**24
+"""Bytes that are kept of what a program prints on a stream: one that prints without end must not fill the memory."""
+
+_TAIL = 2**16
+"""Bytes of its end that are kept of a program whose lines are handed on."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finished:
@@ -48,9 +54,12 @@ async def run(
     :raises TimeoutError: it did not end in time; the text names it
     """
     process = await start(argv, env=env, die_with_us=die_with_us)
+    assert process.stdout
+    assert process.stderr
     try:
         async with asyncio.timeout(timeout):
-            out, err = await process.communicate(input)
+            feeding = _feed(process, input)
+            out, err, *_ = await asyncio.gather(_read(process.stdout), _read(process.stderr), feeding, process.wait())
     except TimeoutError:
         raise TimeoutError(f"{argv[0]} did not end within {timeout:g} s") from None
     finally:
@@ -59,6 +68,22 @@ async def run(
     returncode = process.returncode
     assert returncode is not None
     return Finished(returncode, out.decode(errors="replace"), err.decode(errors="replace"))
+
+
+async def _read(pipe: asyncio.StreamReader) -> bytes:
+    """Read to the end; what is beyond the limit is thrown away."""
+    said = bytearray()
+    while data := await pipe.read(65536):
+        said += data[: _MOST - len(said)]
+    return bytes(said)
+
+
+async def _feed(process: Process, data: bytes) -> None:
+    assert process.stdin
+    process.stdin.write(data)
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may end without reading
+        await process.stdin.drain()
+    process.stdin.close()
 
 
 async def stream(argv: Sequence[str], *, on_line: Callable[[str], None]) -> Finished:
@@ -77,9 +102,9 @@ async def stream(argv: Sequence[str], *, on_line: Callable[[str], None]) -> Fini
 
     async def read(pipe: asyncio.StreamReader) -> str:
         said = rest = b""
-        while data := await pipe.read(4096):
-            said += data
-            *lines, rest = re.split(rb"[\r\n]+", rest + data)
+        while data := await pipe.read(65536):
+            said = (said + data)[-_TAIL:]
+            *lines, rest = re.split(rb"[\r\n]+", (rest + data)[-_TAIL:])
             for line in lines:
                 on_line(line.decode(errors="replace"))
         on_line(rest.decode(errors="replace"))

@@ -6,7 +6,7 @@ finds that it has ended, answers what is open (Jupyter messaging spec, "Messages
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,11 @@ _REQUEST = "_request"
 
 Which = Callable[[wire.Message], bool]
 """Chooses among requests."""
+
+
+def is_request(message: wire.Message) -> bool:
+    """Whether a message has a reply."""
+    return message.type.endswith(_REQUEST)
 
 
 def executes(message: wire.Message) -> bool:
@@ -36,11 +41,17 @@ class Request:
 
     channel: Channel
     message: wire.Message
+    size: int = 0
 
     @property
     def executes(self) -> bool:
         """Whether it runs a cell."""
         return executes(self.message)
+
+    @property
+    def subshell(self) -> object:
+        """Which of the kernel's subshells takes it."""
+        return self.message.header.get("subshell_id")
 
 
 @dataclass(frozen=True)
@@ -59,22 +70,44 @@ class Problem:
 
 
 class Unanswered:
-    """Follows what passes between the clients and the kernel."""
+    """Follows what passes between the clients and the kernel.
+
+    :ivar bytes: what is open takes in memory, here and at least once more on the way to the kernel
+    """
 
     def __init__(self) -> None:
+        self.bytes = 0
         self._requests: dict[str, Request] = {}
 
-    def sent(self, channel: Channel, message: wire.Message) -> None:
-        """Note a client's message."""
-        if message.type.endswith(_REQUEST):
-            self._requests[message.id] = Request(channel, message)
+    def sent(self, channel: Channel, message: wire.Message, size: int = 0) -> None:
+        """Note a client's message; one that is repeated counts each time."""
+        if is_request(message):
+            before = self._requests.get(message.id)
+            self._requests[message.id] = Request(channel, message, size + (before.size if before else 0))
+            self.bytes += size
 
-    def answered(self, frames: Frames) -> None:
+    def answered(self, channel: Channel, frames: Frames) -> None:
         """Note a reply."""
-        if self._requests:
-            message = wire.parse(frames)
-            if message:
-                self._requests.pop(message.parent_id, None)
+        if not self._requests:
+            return
+        message = wire.parse(frames)
+        request = self._requests.get(message.parent_id) if message else None
+        if request:
+            self._forget([request, *self._passed_over(channel, request)])
+
+    def _passed_over(self, channel: Channel, answered: Request) -> Iterator[Request]:
+        # A kernel says nothing to requests that it does not know, such as a debugger's. What it takes one after the
+        # other it has taken: they must not count for ever.
+        for request in self._requests.values():
+            if request is answered:
+                return
+            if request.channel == channel and not request.executes and request.subshell == answered.subshell:
+                yield request
+
+    def _forget(self, requests: Iterable[Request]) -> None:
+        for request in list(requests):
+            del self._requests[request.message.id]
+            self.bytes -= request.size
 
     def running(self) -> Request | None:
         """Return the execute_request that has waited longest, of those that show something: the cell that runs."""
@@ -84,8 +117,7 @@ class Unanswered:
     def take(self, which: Which = lambda message: True) -> list[Request]:
         """Return what is open, oldest first, and forget it."""
         taken = [request for request in self._requests.values() if which(request.message)]
-        for request in taken:
-            del self._requests[request.message.id]
+        self._forget(taken)
         return taken
 
 

@@ -7,13 +7,13 @@ it waits for. When the kernel is up, what was held goes to it, in order.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from farkernel.launcher import wire
 from farkernel.launcher.protocol import Channel
-from farkernel.launcher.sockets import Frames
+from farkernel.launcher.sockets import Frames, size
 from farkernel.provisioners.unanswered import Which
 
 _OUTPUTS = frozenset({"stream", "display_data", "execute_result", "error"})
@@ -36,6 +36,7 @@ class WaitingRoom:
     :param send: `send(channel, frames)` gives something to the clients
     :param show_queue: whether the waiting cell tells what it waits for
     :param language: of the kernel, for the answer to a probe
+    :ivar bytes: what is held takes in memory
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class WaitingRoom:
         self._send = send
         self._show_queue = show_queue
         self._language = language
+        self.bytes = 0
         self._held: list[tuple[Channel, wire.Message, Frames]] = []
         self._text = ""
         self._shown: dict[str, _Cell] = {}
@@ -63,7 +65,8 @@ class WaitingRoom:
             self._answer_probe(channel, message)
             return False
         self._held.append((channel, message, frames))
-        self._show(changed=False)
+        self.bytes += size(frames)
+        self._show_in([message])
         return True
 
     def tell(self, text: str) -> None:
@@ -71,11 +74,15 @@ class WaitingRoom:
         changed, self._text = text != self._text, text
         # Also keeps the server from taking the kernel for idle, and from asking it again and again.
         self._publish("status", {"execution_state": "busy"}, {})
-        self._show(changed=changed)
+        if changed:
+            for cell in self._shown.values():
+                self._display("update_display_data", cell)
+        self._show_in(message for _, message, _ in self._held)
 
     def drop(self, which: Which) -> None:
         """Forget some of what is held; whoever calls this answers it."""
         self._held = [held for held in self._held if not which(held[1])]
+        self.bytes = sum(size(frames) for _, _, frames in self._held)
         self.clear(wait=False)
         self._shown.clear()
 
@@ -84,7 +91,7 @@ class WaitingRoom:
         self.tell(text)
         self.clear(wait=True)
         self._publish("status", {"execution_state": "idle"}, {})  # or a kernel that nobody asks stays busy
-        held, self._held = self._held, []
+        held, self._held, self.bytes = self._held, [], 0
         for channel, _, frames in held:
             yield channel, frames
 
@@ -108,15 +115,13 @@ class WaitingRoom:
                 del self._shown[session]
         return bool(self._shown)
 
-    def _show(self, *, changed: bool) -> None:
+    def _show_in(self, messages: Iterable[wire.Message]) -> None:
+        """Show the text in the first cell of each client that has none yet."""
         if not self._show_queue or not self._text:
             return
-        if changed:
-            for cell in self._shown.values():
-                self._display("update_display_data", cell)
         # A page that was loaded again is a client of its own: the cell of the old one is not on it any more.
-        for _, message, _ in self._held:
-            if _is_visible(message) and message.session not in self._shown:
+        for message in messages:
+            if message.session not in self._shown and _is_visible(message):
                 cell = self._shown[message.session] = _Cell(message)
                 self._display("display_data", cell)
 

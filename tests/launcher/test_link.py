@@ -284,7 +284,7 @@ def test_an_acknowledgement_goes_without_time_passing_when_much_has_come() -> No
 
 
 def test_it_is_bounded_in_bytes() -> None:
-    pair = Pair(limit=10_000)
+    pair = Pair(limit=12_000)
     for _ in range(9):
         pair.launcher.send(bytes(1000))
     assert pair.launcher.full == []
@@ -302,7 +302,7 @@ def test_it_is_bounded_in_bytes() -> None:
 
 
 def test_it_is_free_again_when_half_is() -> None:
-    pair = Pair(limit=10_000)
+    pair = Pair(limit=12_000)
     pair.reconnect()
     pair.arrive_all()
     for _ in range(11):

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import pathlib
+import re
 import signal
 import stat
 import sys
@@ -361,49 +362,74 @@ def test_garbage_on_the_sockets_disturbs_no_cell() -> None:
     asyncio.run(use())
 
 
-@pytest.mark.usefixtures("site")
-def test_a_client_that_does_not_read_fills_no_memory_and_stops_nobody() -> None:
-    """Half a gigabyte is published; what the one client has not read is bounded, and the other gets its answers."""
+# In a process of its own, whose memory is looked at: it starts the kernel and reads nothing of what that prints.
+_SERVER = """
+import asyncio, json, sys
+from jupyter_client.manager import AsyncKernelManager
+async def main():
+    manager = AsyncKernelManager(kernel_name="far")
+    await manager.start_kernel()
+    print(json.dumps({**manager.get_connection_info(), "key": manager.session.key.decode()}), flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    await manager.shutdown_kernel(now=True)
+asyncio.run(main())
+"""
 
+# Large outputs and small ones, with a number now and then that a client looks for.
+_ENDLESS = """
+import itertools
+for number in itertools.count():
+    print("x" * 1_000_000, flush=True)
+    for _ in range(20):
+        print("-", flush=True)
+    print(f"<{number}>", flush=True)
+"""
+
+
+def _resident(pid: int) -> int:
+    pages = int(pathlib.Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.usefixtures("site")
+def test_memory_is_bounded_when_a_client_does_not_read_what_a_kernel_prints_without_end() -> None:
     async def use() -> None:
-        async with _notebook() as notebook:
-            with zmq.Context() as context:
-                lazy: zmq.Socket[bytes] = context.socket(zmq.SUB)
-                lazy.rcvhwm = 1
-                lazy.subscribe(b"")
-                lazy.connect(f"ipc://{notebook.manager.ip}-2")
-                assert await notebook.text("print('on')") == "on\n"
-                before = _memory()
-                code = "from IPython.display import publish_display_data as show\nfor _ in range(500): "
-                request = notebook.client.execute(code + "show({'text/plain': 'x' * 1_000_000})")
-                reply = await _reply_alone(notebook, request)
-                assert reply["status"] == "ok"
-                assert _memory() < before + 250 * 2**20
-                assert await notebook.text("print('still')") == "still\n"
-                context.destroy(0)
+        pipe = asyncio.subprocess.PIPE
+        server = await asyncio.create_subprocess_exec(sys.executable, "-c", _SERVER, stdin=pipe, stdout=pipe)
+        assert server.stdin
+        assert server.stdout
+        info = json.loads(await asyncio.wait_for(server.stdout.readline(), 60))
+        client = AsyncKernelClient()
+        client.load_connection_info(info)
+        client.start_channels()
+        with zmq.Context() as context:
+            deaf = context.socket(zmq.SUB)
+            deaf.rcvhwm = 1
+            deaf.subscribe(b"")
+            deaf.connect(f"ipc://{info['ip']}-{info['iopub_port']}")
+            try:
+                await client.wait_for_ready(timeout=60)
+                before = _resident(server.pid)
+                client.execute(_ENDLESS)
+                numbers = await _numbers(client, 300)  # 300 MB
+                assert numbers == sorted(set(numbers))  # the client that reads gets its output, once and in order
+                assert _resident(server.pid) - before < 200 * 2**20
+            finally:
+                client.stop_channels()
+                deaf.close(0)
+                server.stdin.close()
+                await asyncio.wait_for(server.wait(), 60)
 
     asyncio.run(use())
 
 
-async def _reply_alone(notebook: Notebook, request: str) -> dict[str, Any]:
-    """Read all that is published, keep none of it, and return the cell's reply."""
-
-    async def read() -> None:
-        while True:
-            await notebook.client.get_iopub_msg(timeout=60)
-
-    reading = asyncio.create_task(read())
-    try:
-        message = await notebook.client.get_shell_msg(timeout=60)
-        assert message["parent_header"]["msg_id"] == request
-        return cast("dict[str, Any]", message["content"])
-    finally:
-        reading.cancel()
-
-
-def _memory() -> int:
-    """Bytes that this process has in memory."""
-    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+async def _numbers(client: AsyncKernelClient, last: int) -> list[int]:
+    """Read what is printed up to a number; return the numbers."""
+    numbers: list[int] = []
+    while not numbers or numbers[-1] < last:
+        content = (await client.get_iopub_msg(timeout=60))["content"]
+        numbers += [int(number) for number in re.findall(r"<(\d+)>", content.get("text", ""))]
+    return numbers
 
 
 def _raw(context: zmq.Context[Any], manager: AsyncKernelManager, port: int) -> zmq.Socket[bytes]:

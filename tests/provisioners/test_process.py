@@ -26,6 +26,29 @@ def test_bytes_that_are_no_text_are_replaced() -> None:
     assert asyncio.run(run([sys.executable, "-c", code], timeout=30)).stdout == "a�b"
 
 
+ENDLESS = "import os, sys\nfor _ in range(64):\n    os.write(1, bytes(2**20))\nos.write(2, b'done')"
+
+
+def test_a_program_that_prints_too_much_is_run_to_its_end_and_cut_off() -> None:
+    done = asyncio.run(run([sys.executable, "-c", ENDLESS], timeout=60))
+
+    assert (done.returncode, done.stderr, len(done.stdout)) == (0, "done", 2**24)
+
+
+def test_of_a_line_without_end_only_the_end_is_kept() -> None:
+    lines: list[str] = []
+
+    done = asyncio.run(stream([sys.executable, "-c", ENDLESS], on_line=lines.append))
+
+    assert (done.returncode, done.stderr) == (0, "done")
+    assert len(done.stdout) <= 2**16
+    assert max(map(len, lines)) <= 2**16
+
+
+def test_a_program_that_reads_nothing_ends_all_the_same() -> None:
+    assert asyncio.run(run(["true"], timeout=60, input=bytes(2**22))).returncode == 0
+
+
 def test_a_program_that_is_missing_is_named() -> None:
     with pytest.raises(CommandMissing, match="no-such-program"):
         asyncio.run(run(["no-such-program"], timeout=30))

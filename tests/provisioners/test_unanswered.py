@@ -25,7 +25,7 @@ def _ask(unanswered: Unanswered, msg_type: str = "execute_request", channel: Cha
 
 def _reply(unanswered: Unanswered, request: Any) -> None:
     reply = KERNEL.msg("execute_reply", {"status": "ok"}, parent=request)
-    unanswered.answered(KERNEL.serialize(reply, ident=[b"client"]))
+    unanswered.answered(Channel.SHELL, KERNEL.serialize(reply, ident=[b"client"]))
 
 
 def _ids(requests: list[Request]) -> list[str]:
@@ -40,6 +40,32 @@ def test_what_has_its_reply_is_not_answered_again() -> None:
 
     assert _ids(unanswered.take()) == [first["msg_id"], third["msg_id"]]
     assert unanswered.take() == []
+
+
+def test_a_request_that_the_kernel_passes_over_is_not_open_for_ever() -> None:
+    unanswered = Unanswered()
+    _ask(unanswered, "usage_request")
+    elsewhere = _ask(unanswered, "debug_request", Channel.CONTROL)
+    cell, later, known = _ask(unanswered), _ask(unanswered, "is_complete_request"), _ask(unanswered, "history_request")
+
+    _reply(unanswered, known)
+
+    assert _ids(unanswered.take()) == [elsewhere["msg_id"], cell["msg_id"]]
+    assert later
+
+
+def test_what_is_open_is_counted_as_often_as_it_was_sent() -> None:
+    unanswered = Unanswered()
+    request = CLIENT.msg("execute_request", {"code": "1"})
+    message = wire.parse(CLIENT.serialize(request, ident=[b"client"]))
+    assert message
+    for _ in range(3):
+        unanswered.sent(Channel.SHELL, message, 1000)
+    assert unanswered.bytes == 3000
+
+    _reply(unanswered, request)
+
+    assert unanswered.bytes == 0
 
 
 def test_the_cell_that_runs_is_the_oldest() -> None:
@@ -73,7 +99,7 @@ def test_what_has_no_reply_is_not_waited_for(msg_type: str) -> None:
 def test_what_is_no_reply_changes_nothing() -> None:
     unanswered = Unanswered()
     request = _ask(unanswered)
-    unanswered.answered([b"nonsense"])
+    unanswered.answered(Channel.SHELL, [b"nonsense"])
     _reply(unanswered, CLIENT.msg("execute_request"))
 
     assert _ids(unanswered.take()) == [request["msg_id"]]

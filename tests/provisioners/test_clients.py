@@ -1,0 +1,172 @@
+"""What clients of one kernel are told and what they can cost, over real sockets."""
+
+import asyncio
+import contextlib
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import zmq
+from jupyter_client.session import Session
+
+from farkernel.launcher.protocol import PORT_NAMES, Channel
+from farkernel.launcher.sockets import size
+from farkernel.provisioners import clients as clients_module
+from farkernel.provisioners.clients import Clients
+from tests.launcher.ends import until
+
+KEY = b"key"
+LIMIT = 2**20
+
+
+class Site:
+    """A kernel's clients, one of them here, and what has come to the kernel."""
+
+    def __init__(self) -> None:
+        self.session = Session(key=KEY)
+        self.kernel = Session(key=KEY)
+        self.to_kernel: list[tuple[Channel, list[bytes]]] = []
+        self.interrupts = 0
+        self._context: zmq.Context[Any] = zmq.Context()
+        self.clients = Clients(
+            asyncio.get_running_loop(),
+            self._context,
+            key=KEY,
+            signature_scheme="hmac-sha256",
+            show_queue=True,
+            language="python",
+            to_kernel=lambda channel, frames: self.to_kernel.append((channel, [bytes(frame) for frame in frames])),
+            on_interrupt=self._on_interrupt,
+        )
+        self.sockets = {channel: self._connected(channel) for channel in PORT_NAMES}
+
+    def _on_interrupt(self) -> None:
+        self.interrupts += 1
+
+    def _connected(self, channel: Channel) -> zmq.Socket[bytes]:
+        info = self.clients.connection_info
+        socket: zmq.Socket[bytes] = self._context.socket(zmq.SUB if channel == Channel.IOPUB else zmq.DEALER)
+        if channel == Channel.IOPUB:
+            socket.subscribe(b"")
+        else:
+            socket.routing_id = b"me"
+        socket.connect(f"ipc://{info['ip']}-{info[PORT_NAMES[channel]]}")
+        return socket
+
+    def send(self, msg_type: str, content: dict[str, Any] | None = None, channel: Channel = Channel.SHELL) -> str:
+        """Send a message; return its id."""
+        message = self.session.msg(msg_type, content or {})
+        self.sockets[channel].send_multipart(self.session.serialize(message))
+        return str(message["msg_id"])
+
+    def execute(self, length: int = 0) -> str:
+        return self.send("execute_request", {"code": "#" * length, "silent": False})
+
+    async def reply(self, channel: Channel = Channel.SHELL) -> Any:
+        """Wait for the next reply."""
+        await until(lambda: self.sockets[channel].poll(0))
+        return self.session.deserialize(self.session.feed_identities(self.sockets[channel].recv_multipart())[1])
+
+    async def said(self, text: str) -> None:
+        """Wait until a cell has said something."""
+
+        def heard() -> bool:
+            while self.sockets[Channel.IOPUB].poll(0):
+                if text.encode() in b"".join(self.sockets[Channel.IOPUB].recv_multipart()):
+                    return True
+            return False
+
+        await until(heard)
+
+    async def subscribed(self) -> None:
+        """Wait until what is published is heard."""
+        async with asyncio.timeout(30):
+            while not self.sockets[Channel.IOPUB].poll(0):
+                self.clients.tell("waiting")
+                await asyncio.sleep(0.01)
+
+    def answer(self, frames: list[bytes]) -> None:
+        """Let the kernel answer what has come to it."""
+        identities, rest = self.kernel.feed_identities(frames)
+        request: Any = self.kernel.deserialize(rest)
+        reply = self.kernel.msg("execute_reply", {"status": "ok"}, parent=request)
+        self.clients.from_kernel(Channel.SHELL, self.kernel.serialize(reply, ident=identities))
+
+    def close(self) -> None:
+        self.clients.close()
+        self._context.destroy(0)
+
+
+@pytest.fixture(autouse=True)
+def small(short: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Sockets in a directory of the test's, and a limit that is soon reached."""
+    run = short / "run"
+    run.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(run))
+    monkeypatch.setattr(clients_module, "OPEN_LIMIT", LIMIT)
+    yield
+    run.rmdir()
+
+
+@pytest.mark.parametrize("waiting", [True, False], ids=["waiting", "running"])
+@pytest.mark.parametrize("length", [0, 100_000], ids=["small", "large"])
+def test_requests_without_end_are_refused_in_words_and_memory_is_bounded(waiting: bool, length: int) -> None:
+    async def flood() -> None:
+        with contextlib.closing(Site()) as site:
+            if not waiting:
+                site.clients.open("up")
+            sent, refusal = 0, None
+            while refusal is None:
+                site.execute(length)
+                sent += 1
+                assert sent * (length + 1000) < 3 * LIMIT
+                await asyncio.sleep(0)
+                if site.sockets[Channel.SHELL].poll(0):
+                    refusal = await site.reply()
+            assert (refusal["content"]["status"], refusal["content"]["ename"]) == ("error", "TooManyRequests")
+            assert "wait for this kernel" in refusal["content"]["evalue"]
+
+            site.send("interrupt_request", channel=Channel.CONTROL)  # which may end what is too much
+            if waiting:
+                await until(lambda: site.interrupts == 1)
+                site.clients.open("up")
+            await until(lambda: waiting or site.to_kernel[-1][0] == Channel.CONTROL)
+            taken = [frames for channel, frames in site.to_kernel if channel == Channel.SHELL]
+            assert 0 < len(taken) < sent
+            assert sum(map(size, taken)) <= LIMIT
+
+            while site.sockets[Channel.SHELL].poll(100):
+                site.sockets[Channel.SHELL].recv_multipart()
+            for frames in taken:
+                site.answer(frames)
+            later = site.execute()  # there is room again
+            await until(lambda: later.encode() in b"".join(site.to_kernel[-1][1]))
+
+    asyncio.run(flood())
+
+
+def test_messages_without_a_reply_are_bounded_too_and_the_cell_says_so() -> None:
+    async def flood() -> None:
+        with contextlib.closing(Site()) as site:
+            await site.subscribed()
+            site.execute()
+            for _ in range(30):
+                site.send("comm_msg", {"data": "x" * 100_000})
+            await site.said("a message of type comm_msg was dropped")
+            site.clients.open("up")
+            assert 5 < len(site.to_kernel) < 15
+
+    asyncio.run(flood())
+
+
+def test_heartbeats_that_are_none_are_dropped() -> None:
+    async def beat() -> None:
+        with contextlib.closing(Site()) as site:
+            site.clients.open("up")
+            site.sockets[Channel.HB].send(bytes(2**20))
+            site.sockets[Channel.HB].send(b"ping")
+            await until(lambda: site.to_kernel)
+            assert [frames[-1] for _, frames in site.to_kernel] == [b"ping"]
+
+    asyncio.run(beat())
