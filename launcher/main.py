@@ -11,6 +11,7 @@ import os
 import pathlib
 import signal
 import sys
+from collections.abc import Mapping
 from typing import BinaryIO
 
 from farkernel.launcher import node
@@ -54,6 +55,8 @@ def start_kernel(order: StartKernel, base: pathlib.Path) -> KernelProcess | Kern
         path = str(error.filename or order.argv[0])
         reason = error.strerror or str(error)
         return KernelRefused(order.kernel, order.generation, error.errno or 0, path, reason)
+    except ValueError as error:  # no command, or text that the system does not take
+        return KernelRefused(order.kernel, order.generation, 0, " ".join(order.argv), str(error))
 
 
 def main(stdin: BinaryIO) -> int:
@@ -63,8 +66,14 @@ def main(stdin: BinaryIO) -> int:
     if code == UNDISMISSED and job_id:
         # A job whose srun was killed stays when its only step has ended. This ends us too: nothing may follow.
         with contextlib.suppress(OSError):
-            os.execvp("scancel", ["scancel", job_id])  # noqa: S606 (no shell wanted; sites install it where they like)
+            # no shell wanted; sites install it where they like
+            os.execvpe("scancel", ["scancel", job_id], _without_filters(os.environ))  # noqa: S606
     return code
+
+
+def _without_filters(env: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which scancel ends the job that it is given, whatever the user has set (scancel(1))."""
+    return {name: value for name, value in env.items() if not name.startswith(("SCANCEL_", "SLURM_CLUSTERS"))}
 
 
 def block_signals() -> None:
@@ -90,8 +99,8 @@ def run(stdin: BinaryIO) -> int:
     place = setup.directory or "/tmp"  # noqa: S108
     try:
         base = PrivateDirectory(pathlib.Path(place), "1000.1000/k-5")
-    except OSError as error:
-        say(Failed(f"{UNUSABLE}{place}: {error.strerror or error}"))
+    except (OSError, ValueError) as error:
+        say(Failed(f"{UNUSABLE}{place}: {getattr(error, 'strerror', None) or error}"))
         return 1
     kernel, code, problem = None, 1, ""
     for signum in _ENDINGS:

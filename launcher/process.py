@@ -39,6 +39,7 @@ class KernelProcess:
     :param base: the launcher's 0700 directory
     :param env: the environment that the order's variables go on top of
     :raises OSError: the command or the working directory does not exist, or cannot be used
+    :raises ValueError: there is no command, or there is text that the system does not take
     """
 
     def __init__(self, order: StartKernel, base: pathlib.Path, env: Mapping[str, str]) -> None:
@@ -56,6 +57,8 @@ class KernelProcess:
                 file.touch(mode=0o600)
                 file.write_text(content, encoding="utf-8")
             argv = [self._filled(part) for part in order.argv]
+            if not argv:
+                raise ValueError("there is no command")
             # A kernel that finds its parent gone ends itself; its parent is this process.
             own = {"JPY_PARENT_PID": str(os.getpid()), "PWD": self.cwd}
             self._env = {**env, **order.env, **own}
@@ -68,7 +71,7 @@ class KernelProcess:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        except OSError:
+        except (OSError, ValueError):
             self.remove()
             raise
         assert self._process.stdout

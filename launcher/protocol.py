@@ -17,7 +17,9 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import sys
 import types
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 VERSION = 1
@@ -341,16 +343,24 @@ def decode_event(data: bytes | str) -> Event:
     return cast("Event", _decode(data, Event))
 
 
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    "str": str, "int": int, "bool": bool, "float": (float, int),
-    "list[str]": list, "list[int]": list, "dict[str, str]": dict,
-}  # fmt: skip
+_LARGEST = sys.float_info.max
+"""Neither infinity, nor "not a number", nor an integer that no float can be, is below it."""
+
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "str": lambda value: isinstance(value, str),
+    "int": lambda value: isinstance(value, int),
+    "bool": lambda value: isinstance(value, bool),
+    "float": lambda value: isinstance(value, (float, int)) and abs(value) <= _LARGEST,
+    "list[str]": lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
+    "list[int]": lambda value: isinstance(value, list) and all(isinstance(item, int) for item in value),
+    "dict[str, str]": lambda value: isinstance(value, dict) and all(isinstance(item, str) for item in value.values()),
+}
 
 
 def _check(message: Any) -> None:
     """Look at what kind each field is; both sides are of one version, but what stands in between may not be."""
     for field in dataclasses.fields(message):
-        if not isinstance(getattr(message, field.name), _KINDS[str(field.type)]):
+        if not _KINDS[str(field.type)](getattr(message, field.name)):
             raise TypeError(f"{field.name} is no {field.type}")
 
 

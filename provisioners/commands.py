@@ -11,16 +11,20 @@ from datetime import datetime
 from farkernel.provisioners.request import BurstBufferFile, SlurmRequest
 from farkernel.provisioners.states import JobState, parse_state
 
-_QUERIES = ("SQUEUE_", "SACCT_", "SCANCEL_", "SINFO_")
+_QUERIES = ("SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SINFO_")
 
 # Variables that srun takes for options (srun(1), "INPUT ENVIRONMENT VARIABLES") and that would break the
 # launcher, or tie its job to one that the notebook server itself runs in.
 _SRUN_BREAKERS = re.compile(
     r"""SLURM_(CLUSTERS|CPUS_PER_TASK|EXACT|EXCLUSIVE|EXPORT_ENV|HET_\w+|HINT|JOB_\w+|JOBID|KILL_BAD_EXIT
-    |LABELIO|MEM_PER_\w+|NNODES|NODEID|NODELIST|NPROCS|NTASKS\w*|OVERLAP|PROCID|STD(ERR|IN|OUT)MODE
-    |STEP\w*|TASK\w*|THREADS\w*|UNBUFFEREDIO|WAIT|WHOLE|WORKING_DIR)|SRUN_\w+""",
+    |LABELIO|MEM_PER_\w+|NNODES|NODEID|NODELIST|NPROCS|NTASKS\w*|OVERLAP|PROCID|REMOTE_CWD|STD(ERR|IN|OUT)MODE
+    |STEP\w*|TASK\w*|TEST_EXEC|THREADS\w*|UNBUFFEREDIO|WAIT|WHOLE|WORKING_DIR)|SRUN_\w+""",
     re.VERBOSE,
 )
+
+
+_ID = r"[0-9]{1,10}"
+"""A job's number: Slurm's has 32 bits."""
 
 
 def query_env(env: Mapping[str, str]) -> dict[str, str]:
@@ -146,7 +150,7 @@ def parse_squeue(text: str) -> dict[int, QueueEntry]:
     entries: dict[int, QueueEntry] = {}
     for line in text.splitlines():
         fields = line.split("|", 7)
-        if len(fields) != 8 or not fields[0].isdecimal():
+        if len(fields) != 8 or not re.fullmatch(_ID, fields[0]):
             continue
         job_id, state, start, shared, left, submitted, nodes, reason = fields
         entries[int(job_id)] = QueueEntry(
@@ -164,7 +168,7 @@ def parse_squeue(text: str) -> dict[int, QueueEntry]:
 
 def _left(text: str) -> float | None:
     """Read squeue's TIME_LEFT: `[D-][HH:]MM:SS`; UNLIMITED, NOT_SET and INVALID are none."""
-    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip(), re.ASCII)
+    found = re.fullmatch(r"(?:([0-9]{1,9})-)?(?:([0-9]{1,9}):)?([0-9]{1,9}):([0-9]{1,9})", text.strip())
     if not found:
         return None
     days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
@@ -173,9 +177,10 @@ def _left(text: str) -> float | None:
 
 def _time(text: str) -> datetime | None:
     try:
-        return datetime.fromisoformat(text)
+        time = datetime.fromisoformat(text)
     except ValueError:
         return None  # "N/A"
+    return time if time.tzinfo is None else None  # the other kind cannot be compared with it
 
 
 _AWAY = re.compile(
@@ -250,19 +255,19 @@ class CommandFailed:
 
 SrunNotice = Queued | Allocated | Withdrawn | NodeFailed | StepCancelled | OutOfMemory | CommandFailed
 
-_STEP = r"(?:(?:job )?step |job |StepId=|JobId=)?(\d+)(?:\.\w+)?"
+_STEP = rf"(?:(?:job )?step |job |StepId=|JobId=)?({_ID})(?:\.\w+)?"
 _SLURMD = r"slurmstepd-([^:]+): error: "
 _NOTICES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], SrunNotice]], ...] = tuple(
     (re.compile(pattern), make)
     for pattern, make in (
-        (r"srun: job (\d+) queued and waiting for resources", lambda m: Queued(int(m[1]))),
-        (r"srun: job (\d+) has been allocated resources", lambda m: Allocated(int(m[1]))),
-        (r"srun: jobid (\d+): nodes\(\d+\):`([^']*)'.*", lambda m: Allocated(int(m[1]), m[2])),
+        (rf"srun: job ({_ID}) queued and waiting for resources", lambda m: Queued(int(m[1]))),
+        (rf"srun: job ({_ID}) has been allocated resources", lambda m: Allocated(int(m[1]))),
+        (rf"srun: jobid ({_ID}): nodes\(\d+\):`([^']*)'.*", lambda m: Allocated(int(m[1]), m[2])),
         (r"srun: Job has been cancelled", lambda m: Withdrawn()),
-        (r"srun: Job allocation (\d+) has been revoked.*", lambda m: Withdrawn(int(m[1]))),
+        (rf"srun: Job allocation ({_ID}) has been revoked.*", lambda m: Withdrawn(int(m[1]))),
         (r"srun: error: Node failure on (\S+)", lambda m: NodeFailed(m[1])),
         (
-            r".*error: \*\*\* (?:STEP|JOB) (\d+)(?:\.\w+)? ON (\S+) CANCELLED AT \S+( DUE TO [A-Z ]+)?.*",
+            rf".*error: \*\*\* (?:STEP|JOB) ({_ID})(?:\.\w+)? ON (\S+) CANCELLED AT \S+( DUE TO [A-Z ]+)?.*",
             lambda m: StepCancelled(int(m[1]), m[2], (m[3] or "").removeprefix(" DUE TO ").strip().lower()),
         ),
         (

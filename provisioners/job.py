@@ -11,6 +11,7 @@ import contextlib
 import logging
 import math
 import os
+import re
 import signal
 import time
 from asyncio import StreamReader
@@ -34,7 +35,7 @@ from farkernel.provisioners.states import JobState
 _LINES = 200
 """Lines of stderr that are kept."""
 
-_LONGEST_LINE = 2**20
+_LONGEST_LINE = 2**15
 """Bytes after which a line counts as ended: whatever prints it must not fill the memory."""
 
 _TAKEN = 5.0
@@ -259,7 +260,7 @@ class Job:
         if not self._started.done():
             self._started.set_result(answer)
             if isinstance(answer, Started):
-                job_id = int(answer.job_id) if answer.job_id else None
+                job_id = int(answer.job_id) if re.fullmatch(r"[0-9]{1,10}", answer.job_id) else None
                 state = self.status.state.advance(JobState.RUNNING)
                 self._update(state=state, nodes=answer.node, job_id=job_id, launcher=answer.pid)
 

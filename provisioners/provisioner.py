@@ -30,7 +30,7 @@ from farkernel.provisioners.life import Phase
 from farkernel.provisioners.places import unusable
 from farkernel.provisioners.progress import Progress
 from farkernel.provisioners.records import Record
-from farkernel.provisioners.request import Request, parse_request
+from farkernel.provisioners.request import Request, check_kernelspec, parse_request
 from farkernel.provisioners.server_process import this_server
 from farkernel.provisioners.session import Plan, Session
 
@@ -148,6 +148,7 @@ class FarkernelProvisioner(KernelProvisionerBase):
         stanza = self.kernel_spec.metadata.get("kernel_provisioner", {})
         source = str(pathlib.Path(self.kernel_spec.resource_dir, "kernel.json"))
         request = parse_request(stanza.get("config", {}), source=source)
+        check_kernelspec(self.kernel_spec.argv, self.kernel_spec.env, source=source)
         return request, container_of(request, source=source)
 
     async def _open(self, request: Request, container: Container, env: dict[str, str], cwd: str) -> Session:

@@ -156,7 +156,7 @@ async def _try(address: str, port: int) -> str:
     """Return why a connection fails, empty if it does not."""
     try:
         _, writer = await asyncio.open_connection(address, port)
-    except OSError as error:
-        return error.strerror or str(error)
+    except (OSError, OverflowError, ValueError) as error:  # a port or a name that there cannot be
+        return getattr(error, "strerror", None) or str(error)
     writer.close()
     return ""

@@ -8,7 +8,8 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
@@ -51,7 +52,7 @@ def _duration(value: object) -> float:
     if isinstance(value, str) and re.fullmatch(_DURATION, value, re.ASCII):
         seconds = sum(float(part[:-1]) * _UNITS[part[-1]] for part in re.findall(r"\d+[dhms]", value))
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        seconds = float(value)
+        seconds = float(value) if abs(value) <= sys.float_info.max else -1.0
     if not 0 < seconds < math.inf:
         raise ValueError(_DURATION_EXPECTED)
     return seconds
@@ -89,8 +90,13 @@ def _strings(value: object) -> tuple[str, ...]:
     raise ValueError("a list of texts, each on one line and not empty")
 
 
+def _is_text(value: object) -> bool:
+    """Whether the system takes a text as an argument or variable; JSON has some that it does not."""
+    return isinstance(value, str) and re.search(r"[\x00\ud800-\udfff]", value) is None
+
+
 def _is_word(value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch(r"[^\x00-\x1f\x7f]+", value) is not None
+    return isinstance(value, str) and re.fullmatch(rf"[^{_CONTROL}]+", value) is not None
 
 
 def _extra_args(value: object) -> tuple[str, ...]:
@@ -118,7 +124,7 @@ def _variables(value: object) -> dict[str, str]:
     if isinstance(value, Mapping):
         variables = {str(name): text for name, text in value.items()}
         if all(re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) for name in variables) and all(
-            isinstance(text, str) and "\0" not in text for text in variables.values()
+            _is_text(text) for text in variables.values()
         ):
             return variables
     raise ValueError('environment variables such as {"OMP_NUM_THREADS": "4"}, each value a text')
@@ -130,7 +136,7 @@ _BURST_BUFFER_EXPECTED = 'lines that begin with #DW or #BB, or {"file": "/path"}
 def _burst_buffer(value: object) -> object:
     if value is None or isinstance(value, BurstBufferFile):
         return value
-    if isinstance(value, str) and "\0" not in value:
+    if isinstance(value, str) and _is_text(value):
         lines = value.splitlines()
         if lines and all(re.match(r"#(DW|BB)\s", line) for line in lines):
             return value
@@ -143,9 +149,10 @@ def _is_path(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch(_PATH, value) is not None
 
 
-_PATH = r"/[^\x00-\x1f\x7f]*"
-_TEXT = r"[^\x00-\x20\x7f-][^\x00-\x1f\x7f]*"
-_SIZE = r"\d+[KMGTkmgt]?"
+_CONTROL = r"\x00-\x1f\x7f\ud800-\udfff"
+_PATH = rf"/[^{_CONTROL}]*"
+_TEXT = rf"[^ {_CONTROL}-][^{_CONTROL}]*"
+_SIZE = r"[0-9]+[KMGTkmgt]?"
 
 Text = Annotated[str, _matching(_TEXT, 'text on one line that does not begin with "-" or a blank')]
 Count = Annotated[int, BeforeValidator(_whole_number), Field(ge=1)]
@@ -169,7 +176,7 @@ Duration = Annotated[
 AbsolutePath = Annotated[str, _matching(_PATH, 'an absolute path, such as "/scratch/alice"')]
 Program = Annotated[
     str,
-    _matching(r"/[^\x00-\x1f\x7f]*|[^\x00-\x20\x7f/-][^\x00-\x20\x7f/]*", "an absolute path, or a program's name"),
+    _matching(rf"{_PATH}|[^ {_CONTROL}/-][^ {_CONTROL}/]*", "an absolute path, or a program's name"),
 ]
 
 
@@ -354,6 +361,22 @@ def parse_request(config: Mapping[str, object], *, source: str) -> Request:
         raise RequestError("\n".join(lines.values())) from None
 
 
+def check_kernelspec(argv: Sequence[str], env: Mapping[str, object], *, source: str) -> None:
+    """Look at what Jupyter itself takes from a kernelspec, unchecked.
+
+    :raises RequestError: a word or a variable that the system does not take
+    """
+    lines = [] if argv else ["argv: expected a command, it is empty"]
+    lines += [f"argv: no system takes the word {_shown(word)}" for word in argv if not _is_text(word)]
+    lines += [
+        f"env: no system takes the variable {_shown(name)}={_shown(value)}"
+        for name, value in env.items()
+        if not (_is_text(name) and name and "=" not in name and _is_text(str(value)))
+    ]
+    if lines:
+        raise RequestError("\n".join(f"{source}: {line}" for line in lines))
+
+
 def request_keys() -> Iterator[str]:
     """Every key of a request, dotted, such as `slurm.account`."""
     for section, field in Request.model_fields.items():
@@ -382,7 +405,10 @@ def _problem(key: str, kind: str, value: object, error: Mapping[str, Any]) -> st
 
 
 def _shown(value: object) -> str:
-    text = json.dumps(value, default=repr, ensure_ascii=False)
+    try:
+        text = json.dumps(value, default=repr, ensure_ascii=False).encode(errors="backslashreplace").decode()
+    except RecursionError:
+        text = "[[[..."
     return text if len(text) <= 80 else text[:77] + "..."
 
 

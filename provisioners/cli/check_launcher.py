@@ -116,11 +116,11 @@ def _judge(subject: str, python: str, answer: Finished) -> Finding:
     if facts is None:
         found = f"{python} did not run (exit code {answer.returncode})\n{last_lines(answer.stderr)}"
         return problem(subject, found, "See that it exists there; `launcher.python` in the kernelspec names it.")
-    found = f"{python} on {facts['host']}: Python {facts['python']}"
+    found = f"{python} on {facts.get('host')}: Python {facts['python']}"
     if missing := facts.get("missing"):
         return problem(subject, f"{found}: {missing}", f"Install it: `{python} -m pip install pyzmq`")
-    found += f", pyzmq {facts['pyzmq']}, libzmq {facts['libzmq']}"
-    if not facts["curve"]:
+    found += f", pyzmq {facts.get('pyzmq')}, libzmq {facts.get('libzmq')}"
+    if not facts.get("curve"):
         return problem(subject, f"{found} without CURVE", "Install pyzmq's own wheel from PyPI.")
     return ok(subject, f"{found} with CURVE")
 
@@ -141,7 +141,7 @@ def _facts(stdout: str) -> dict[str, Any] | None:
     for line in reversed(stdout.splitlines()):
         try:
             facts = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(facts, dict) and "python" in facts:
             return facts

@@ -3,6 +3,7 @@
 import asyncio
 import getpass
 import os
+import re
 import shutil
 
 from farkernel.provisioners.cli.findings import Finding, Level, ok, problem, warning
@@ -95,8 +96,10 @@ def describe_partitions(output: str) -> tuple[list[str], bool]:
     partitions: dict[str, list[str]] = {}
     any_up = False
     for line in output.splitlines():
-        name, state, limit, features, counts = line.strip().split("|")
-        _allocated, idle, _other, total = counts.split("/")
+        fields = re.fullmatch(r"([^|]*)\|([^|]*)\|([^|]*)\|(.*)\|\d+/(\d+)/\d+/(\d+)", line.strip())
+        if fields is None:
+            continue
+        name, state, limit, features, idle, total = fields.groups()
         any_up = any_up or state == "up"
         head = f"{name} ({state}, limit {limit})"
         shown = "no features" if features == "(null)" else features
@@ -115,7 +118,7 @@ async def _check_accounts() -> Finding:
         return ok(subject, "\n".join(describe_accounts(answer.stdout, default.stdout.strip())))
     used = await _ask("sacct", "-n", "-P", "-X", "-S", "now-30days", "-o", "account,qos")
     if used.returncode == 0 and used.stdout.strip():
-        pairs = sorted(set(used.stdout.split()))
+        pairs = sorted({line.strip() for line in used.stdout.splitlines() if line.count("|") == 1})
         lines = ["{} with QOS {}".format(*pair.split("|")) for pair in pairs]
         return ok(subject, "\n".join(["used in the last 30 days:", *lines]))
     if answer.returncode == 0:
@@ -131,6 +134,8 @@ def describe_accounts(output: str, default: str) -> list[str]:
     """Read `sacctmgr -n -P show assoc format=account,partition,qos,defaultqos`: a line for each."""
     lines = []
     for line in output.splitlines():
+        if line.count("|") != 3:
+            continue
         account, partition, qos, default_qos = line.split("|")
         notes = ["default"] if account == default else []
         notes += [f"in partition {partition}"] if partition else []

@@ -133,13 +133,13 @@ class Answer(NamedTuple):
 
     host: str
     command: str
-    python: dict[str, Any]
+    python: dict[str, str]
 
 
 def read_answer(stdout: str) -> Answer:
     """Read what the probe has printed; a site's own lines may stand around it."""
     host = command = ""
-    python: dict[str, Any] = {}
+    python: dict[str, str] = {}
     for line in stdout.splitlines():
         if line.startswith(_BEGAN):
             host = line.removeprefix(_BEGAN)
@@ -147,6 +147,11 @@ def read_answer(stdout: str) -> Answer:
             command = line.removeprefix(_FOUND)
         elif line.startswith(_TOLD):
             with contextlib.suppress(ValueError, RecursionError):  # the image may print what it likes
-                told = json.loads(line.removeprefix(_TOLD))
-                python = told if isinstance(told, dict) else {}
+                python = _facts(json.loads(line.removeprefix(_TOLD)))
     return Answer(host, command, python)
+
+
+def _facts(told: Any) -> dict[str, str]:
+    """Take what the probe may have told; nothing without what it always tells."""
+    facts = {name: text for name, text in told.items() if isinstance(text, str)} if isinstance(told, dict) else {}
+    return facts if {"python", "executable"} <= facts.keys() else {}

@@ -1,20 +1,31 @@
 """Whatever Slurm, a launcher, a container runtime or a kernelspec says: never a crash, and never another exception."""
 
 import json
+import os
+from datetime import datetime
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from farkernel.launcher import protocol, wire
-from farkernel.launcher.protocol import KernelEnded, KernelRefused, ProtocolError
+from farkernel.launcher.protocol import Channel, KernelEnded, KernelRefused, ProtocolError
 from farkernel.provisioners import commands, kernel_failures, launch_failures, refusals, states
-from farkernel.provisioners.cli import image_probe
+from farkernel.provisioners.cli import check_launcher, check_slurm, image_probe
 from farkernel.provisioners.containers.base import ImageStore
 from farkernel.provisioners.containers.registry import container_of, find_runtime, runtime_names
 from farkernel.provisioners.errors import FarkernelError, RequestError
-from farkernel.provisioners.request import ContainerRequest, Request, parse_request, request_keys
+from farkernel.provisioners.process import Finished
+from farkernel.provisioners.request import (
+    ContainerRequest,
+    Request,
+    check_kernelspec,
+    parse_request,
+    request_keys,
+)
+from farkernel.provisioners.unanswered import Problem, answers
+from farkernel.provisioners.unanswered import Request as OpenRequest
 
 EXAMPLES = 60
 
@@ -36,6 +47,14 @@ SAMPLES = [
     "FAILED to lookup docker image nope/x:1\nInvalid Volume Map: A:B, aborting! 1",
     "farkernel-bootstrap: cannot use the directory /x: No space left on device",
     "srun: erreur : Impossible d'allouer des ressources : compte non valide",
+    f"srun: job {'9' * 5000} queued and waiting for resources",
+    f"{'9' * 5000}|PENDING|2026-11-22T21:12:14+01:00|NO|{'9' * 5000}:00||Resources",
+    f"38|PENDING|2026-11-22T21:12:14+01:00|NO|{'9' * 400}-00:00:00||Resources",
+    "knl*|up|4:00:00|knl,quad|1/2/3/6",
+    "m1234||debug,regular|debug",
+    '{"python": [], "host": {}}',
+    f"farkernel-python {'[' * 5000}",
+    'farkernel-python {"python": [], "executable": 1, "flaw": {}}',
 ]
 
 
@@ -57,7 +76,10 @@ CODE = st.integers(-64, 300)
 @settings(max_examples=EXAMPLES)
 @given(text=TEXT, code=CODE)
 def test_what_slurm_prints(text: str, code: int) -> None:
-    assert all(isinstance(job_id, int) for job_id in commands.parse_squeue(text))
+    for job_id, entry in commands.parse_squeue(text).items():
+        now = datetime(2026, 11, 22)  # noqa: DTZ001 (as Slurm prints it)
+        told = states.queue_text(job_id, entry.state, entry.reason, start=entry.start, now=now, waited=1)
+        assert told.startswith(f"Slurm job {job_id} ")
     commands.parse_preempted(text)
     commands.slurm_is_away(text)
     notices = [notice for line in text.splitlines() if (notice := commands.parse_srun_line(line))]
@@ -71,6 +93,30 @@ def test_what_slurm_prints(text: str, code: int) -> None:
     assert str(launch_failures.explain(text, python="python3", node="n"))
     assert isinstance(states.parse_state(text), states.JobState)
     assert states.reason_sentence(text) is not None
+
+
+@pytest.mark.parametrize("code", [-9, -35, -64, -200])
+def test_an_srun_that_was_killed_while_it_waited(code: int) -> None:
+    error = launch_failures.explain_srun(
+        "", [commands.Queued(1)],
+        returncode=code, kernel="K", kernelspec="k", container=container_of(Request(), source=""), python="", node="",
+    )  # fmt: skip
+    assert "its srun was killed" in str(error)
+
+
+@settings(max_examples=EXAMPLES)
+@given(text=TEXT, code=CODE)
+def test_what_doctor_reads(text: str, code: int) -> None:
+    lines, _ = check_slurm.describe_partitions(text)
+    assert len(lines) <= len(text.splitlines())
+    assert len(check_slurm.describe_accounts(text, "")) <= len(text.splitlines())
+    assert check_launcher._judge("launcher", "python3", Finished(code, text, text)).found
+
+
+def test_doctor_passes_over_what_it_does_not_know() -> None:
+    odd = "sinfo: warning\nknl*|up|4:00:00|knl|quad|1/2/3/6\nx|y|z\n"
+    assert check_slurm.describe_partitions(odd) == (["knl* (up, limit 4:00:00): knl|quad: 2 of 6 idle"], True)
+    assert check_slurm.describe_accounts("a notice\nm1||debug|", "m1") == ["m1 (default): debug"]
 
 
 @settings(max_examples=EXAMPLES)
@@ -108,7 +154,9 @@ def _read_images(store: ImageStore, text: str, code: int) -> None:
 @settings(max_examples=EXAMPLES)
 @given(text=TEXT)
 def test_what_the_probe_of_an_image_prints(text: str) -> None:
-    assert isinstance(image_probe.read_answer(text).python, dict)
+    python = image_probe.read_answer(text).python
+    assert not python or {"python", "executable"} <= python.keys()
+    assert all(type(fact) is str for fact in python.values())
 
 
 # ---- the launcher's side, and messages ----
@@ -142,6 +190,23 @@ def test_a_message_with_wrong_fields_is_refused(kind: str, fields: dict[str, Any
     assert isinstance(message.kernel, int)
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        '{"type": "Walltime", "end": NaN, "hook": []}',
+        '{"type": "Walltime", "end": Infinity, "hook": []}',
+        '{"type": "Walltime", "end": 1%s, "hook": []}' % ("0" * 400),
+        '{"type": "Walltime", "end": 1, "hook": [["x"]]}',
+        '{"type": "Walltime", "end": 1, "hook": [], "more": 1}',
+        '{"type": "SignalKernel", "kernel": 1, "signum": "9"}',
+    ],
+    ids=range(6),
+)
+def test_an_order_with_silly_values_is_refused(data: str) -> None:
+    with pytest.raises(ProtocolError):
+        protocol.decode_order(data)
+
+
 @settings(max_examples=EXAMPLES)
 @given(frames=st.lists(st.one_of(st.binary(max_size=30), st.just(wire.DELIMITER), st.just(DEEP), st.just(b"{}"))))
 def test_what_is_no_message_of_jupyters_is_none(frames: list[bytes]) -> None:
@@ -149,6 +214,43 @@ def test_what_is_no_message_of_jupyters_is_none(frames: list[bytes]) -> None:
     if message:
         assert isinstance(message.content, dict)
         assert isinstance(message.id + message.type + message.session + message.parent_id, str)
+
+
+SIGNER = wire.Signer(b"key", "hmac-sha256")
+
+
+@settings(max_examples=EXAMPLES)
+@given(header=JSON | st.dictionaries(st.sampled_from(["msg_id", "msg_type", "session", "x"]), JSON), content=JSON)
+@example(header={"msg_id": "1", "msg_type": "execute_request", "x": "\ud800"}, content={"silent": []})
+@example(header={"msg_id": 1, "msg_type": ["execute_request"]}, content=[])
+def test_whatever_is_taken_for_a_request_can_be_answered(header: Any, content: Any) -> None:
+    """One that could not be would keep the others, and the end of the kernel, from being told."""
+    message = wire.parse([b"me", wire.DELIMITER, b"", json.dumps(header).encode(), b"{}", b"{}", _json(content)])
+    if message:
+        _answered(message)
+
+
+@pytest.mark.parametrize("depth", [50, 400, 600, 900, 2000, 20_000])
+def test_a_header_that_is_deep_can_be_answered_or_is_none(depth: int) -> None:
+    header = b'{"msg_id": "1", "msg_type": "execute_request", "deep": %b1%b}' % (b"[" * depth, b"]" * depth)
+    message = wire.parse([b"me", wire.DELIMITER, b"", header, b"{}", b"{}", b"{}"])
+    if message:
+        _answered(message)
+
+
+def test_a_header_that_is_huge_is_none() -> None:
+    header = _json({"msg_id": "1", "msg_type": "execute_request", "date": "x" * 2**21})
+    assert wire.parse([b"me", wire.DELIMITER, b"", header, b"{}", b"{}", b"{}"]) is None
+
+
+def _answered(message: wire.Message) -> None:
+    request = OpenRequest(Channel.SHELL, message)
+    replies = list(answers(SIGNER, request, Problem("Name", "why")))
+    assert [channel for channel, _ in replies][-1] == Channel.IOPUB
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value).encode()
 
 
 # ---- the request ----
@@ -162,15 +264,19 @@ PARTS = {section: [name for other, _, name in KEYS if other == section] for sect
 def test_a_request_is_valid_or_refused_with_file_and_key(data: st.DataObject) -> None:
     section = data.draw(st.sampled_from(sorted(PARTS)))
     keys = st.one_of(st.sampled_from(PARTS[section]), st.text(max_size=10))
-    words = st.sampled_from(["4:00:00", "10m", "4G", "/tmp", "a:b", "--x", "\x00", "-1", "1e999", "\uff12", "nan"])
+    odd = ["\x00", "-1", "1e999", "\uff12", "\uff12G", "nan", "\ud800", "/\udc80", 10**400, -(10**400), ["\ud800"]]
+    words = st.sampled_from(["4:00:00", "10m", "4G", "/tmp", "a:b", "--x", "#DW \ud800", {"A": "\ud800"}, *odd])
     config = data.draw(st.one_of(JSON, st.dictionaries(keys, JSON | words, max_size=3)))
     request, refusal = _parsed({section: config})
     if request is None:
         assert refusal.startswith("kernel.json: ")
+        assert refusal.encode()  # it can be printed
         assert section in refusal
         return
     argv = commands.srun_argv(request.slurm, ["launcher"])
     assert argv[-1] == "launcher"
+    assert all(os.fsencode(word) for word in argv)
+    assert "\ud800" not in str(request.model_dump())
     assert not any("\x00" in word or "\n" in word for word in argv if not word.startswith("--bb="))
 
 
@@ -179,3 +285,25 @@ def _parsed(config: dict[str, Any]) -> tuple[Request | None, str]:
         return parse_request(config, source="kernel.json"), ""
     except RequestError as error:
         return None, str(error)
+
+
+@pytest.mark.parametrize(
+    ("argv", "env", "told"),
+    [
+        ([], {}, "argv: expected a command"),
+        (["python3", "a\0b"], {}, "argv: no system takes the word"),
+        (["\ud800"], {}, "argv: no system takes the word"),
+        (["python3"], {"A": "\ud800"}, "env: no system takes the variable"),
+        (["python3"], {"A=B": "1"}, "env: no system takes the variable"),
+    ],
+)
+def test_a_kernelspec_with_text_that_no_system_takes_is_refused(
+    argv: list[str], env: dict[str, object], told: str
+) -> None:
+    with pytest.raises(RequestError, match=f"^kernel.json: {told}") as refusal:
+        check_kernelspec(argv, env, source="kernel.json")
+    assert str(refusal.value).encode()
+
+
+def test_a_usual_kernelspec_is_taken() -> None:
+    check_kernelspec(["python3", "-f", "{connection_file}"], {"A": "", "B": 1, "C": "\u00e9"}, source="kernel.json")

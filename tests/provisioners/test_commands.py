@@ -129,6 +129,23 @@ def test_queries_ignore_a_users_formats() -> None:
     assert query_env(env) == {"PATH": "/bin", "SLURM_TIME_FORMAT": "standard"}
 
 
+# squeue(1), scancel(1), scontrol(1), sinfo(1) of Slurm 22.05, "ENVIRONMENT VARIABLES"; sacct(1).
+OPTIONS = """
+SQUEUE_ACCOUNT SQUEUE_ALL SQUEUE_ARRAY SQUEUE_FEDERATION SQUEUE_FORMAT SQUEUE_FORMAT2 SQUEUE_LICENSES SQUEUE_LOCAL
+SQUEUE_NAMES SQUEUE_PARTITION SQUEUE_PRIORITY SQUEUE_QOS SQUEUE_SIBLING SQUEUE_SORT SQUEUE_STATES SQUEUE_USERS
+SCANCEL_ACCOUNT SCANCEL_BATCH SCANCEL_CTLD SCANCEL_FULL SCANCEL_HURRY SCANCEL_INTERACTIVE SCANCEL_NAME
+SCANCEL_PARTITION SCANCEL_QOS SCANCEL_STATE SCANCEL_USER SCANCEL_VERBOSE SCANCEL_WCKEY
+SCONTROL_ALL SCONTROL_FEDERATION SCONTROL_FUTURE SCONTROL_LOCAL SCONTROL_SIBLING
+SINFO_ALL SINFO_FEDERATION SINFO_FORMAT SINFO_LOCAL SINFO_PARTITION SINFO_SORT SACCT_FORMAT SACCT_FEDERATION
+SLURM_CLUSTERS
+""".split()  # noqa: SIM905 - one word a line would be a screen
+
+
+def test_no_variable_is_an_option_of_our_queries_and_of_scancel() -> None:
+    users = {"PATH": "/bin", "SLURM_CONF": "/etc/slurm.conf", "SLURM_TIME_FORMAT": "%d/%m at %H:%M"}
+    assert query_env(users | dict.fromkeys(OPTIONS, "x")) == users | {"SLURM_TIME_FORMAT": "standard"}
+
+
 def test_the_other_commands() -> None:
     assert squeue_argv([1, 2])[3] == "--jobs=1,2"
     assert scancel_argv(5) == ["scancel", "5"]
