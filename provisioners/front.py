@@ -24,7 +24,7 @@ import zmq
 
 from farkernel.launcher.private import PrivateDirectory
 from farkernel.launcher.protocol import PORT_NAMES, Channel
-from farkernel.launcher.sockets import Frames, LoopSocket, send, size
+from farkernel.launcher.sockets import Frames, LoopSocket, send
 from farkernel.provisioners.places import unusable
 
 _PUBLIC, _REAL = "k", "r"
@@ -171,7 +171,7 @@ class Publisher:
         if not self._waiting and self._try(frames):
             return
         self._waiting.append(frames)
-        self._bytes += size(frames)
+        self._bytes += sum(map(len, frames))
         if self._timer is None:
             self._timer = self._loop.call_later(_RETRY, self._retry)
             self._on_behind(True)
@@ -215,7 +215,7 @@ class Publisher:
         self._socket.setsockopt(zmq.XPUB_NODROP, 1)
 
     def _remove_first(self) -> None:
-        self._bytes -= size(self._waiting.popleft())
+        self._bytes -= sum(map(len, self._waiting.popleft()))
 
 
 _QUEUE = 32
