@@ -218,14 +218,6 @@ def end_sentence(state: JobState, *, job_id: int, node: str = "", exit_code: int
     return f"{sentence}."
 
 
-def signal_name(number: int) -> str:
-    """Name a signal; some of the real-time ones have no name."""
-    try:
-        return Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
 def queue_text(
     job_id: int, state: JobState, reason: str, *, start: datetime | None, now: datetime, waited: float
 ) -> str:

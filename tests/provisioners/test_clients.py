@@ -38,6 +38,7 @@ class Site:
             language="python",
             to_kernel=lambda channel, frames: self.to_kernel.append((channel, [bytes(frame) for frame in frames])),
             on_interrupt=self._on_interrupt,
+            on_behind=lambda behind: None,
         )
         self.sockets = {channel: self._connected(channel) for channel in PORT_NAMES}
 
