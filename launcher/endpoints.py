@@ -175,11 +175,18 @@ class LinkClient:
 
     def hold_back(self, hold: bool) -> None:
         """Read nothing, or go on: what is not read is not acknowledged, and stays with the launcher."""
+        if self._holding and not hold:
+            self._connected = self._loop.time()  # it could not be heard meanwhile
         self._holding = hold
         if hold:
             self._socket.pause()
         else:
             self._socket.resume()
+
+    @property
+    def heard(self) -> float:
+        """When the other side was last heard, on the loop's clock; now, while nothing is read."""
+        return self._loop.time() if self._holding else self.link.heard
 
     def _connect(self) -> None:
         socket = _link_socket(self._context, zmq.DEALER)
@@ -200,7 +207,7 @@ class LinkClient:
 
     def _tick(self) -> None:
         self._timer = self._loop.call_later(PING_INTERVAL, self._tick)
-        if self._loop.time() - max(self.link.heard, self._connected) > SILENCE:
+        if self._loop.time() - max(self.heard, self._connected) > SILENCE:
             self._socket.close()
             self._connect()
         else:

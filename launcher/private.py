@@ -75,7 +75,12 @@ def sweep(base: pathlib.Path, *, remove: bool = True) -> list[pathlib.Path]:
             young = time.time() - status.st_mtime < _YOUNG  # its owner may be about to lock it
             if young or not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
                 continue
-            lock = os.open(directory / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            if not any(directory.iterdir()):  # its owner was killed before it could lock it
+                if remove:
+                    directory.rmdir()
+                found.append(directory)
+                continue
+            lock = os.open(directory / "lock", os.O_RDWR | os.O_CLOEXEC)  # without one it is none of ours
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if remove:

@@ -152,7 +152,7 @@ class Publisher:
         socket: zmq.Socket[bytes],
         on_behind: Callable[[bool], None] = lambda behind: None,
         *,
-        patience: float = 2.0,
+        patience: float = 10.0,
         limit: int = 32 * 2**20,
     ) -> None:
         self._loop = loop

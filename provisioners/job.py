@@ -426,7 +426,10 @@ class SlurmJob(Job):
         if self._returncode < 0:
             name = states.signal_name(-self._returncode)
             return f"The srun of Slurm job {job_id} was killed ({name}); the job is ended with it."
+        deadline = time.monotonic() + _ASKED / 2
         for _ in range(_ASKED):
+            if time.monotonic() > deadline:  # Slurm is away, and somebody waits for an answer
+                break
             entry = await self._ask()
             if entry and entry.state.ended and entry.state != JobState.UNKNOWN:
                 state = JobState.PREEMPTED if await self._was_preempted(job_id) else entry.state

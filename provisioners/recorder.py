@@ -150,4 +150,4 @@ class Recorder:
             self._flushing = None
         text, self._unwritten = "".join(self._unwritten), []
         if text:
-            self._writer.do(lambda: self._files.append(self._record.kernel_id, text))
+            self._writer.do(lambda: self._files.append(self._record.kernel_id, text), droppable=True)

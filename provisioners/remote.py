@@ -87,7 +87,7 @@ class Remote:
     @property
     def heard(self) -> float:
         """When the launcher was last heard, on the loop's clock; now, if there is no link."""
-        return self._client.link.heard if self._client else self._loop.time()
+        return self._client.heard if self._client else self._loop.time()
 
     def order(self, order: Order) -> None:
         """Give the launcher an order; nothing happens when there is no link."""

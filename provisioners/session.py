@@ -212,7 +212,8 @@ class Session:
             self.life.take(Step.ORDERED)
             self._remote.order(order)
             return
-        self.life.take(Step.SUBMITTED)
+        if not self.life.take(Step.SUBMITTED):
+            raise FarkernelError("The kernel is being ended; it cannot be started now.", hint="Start it again.")
         self.timeline = Timeline(submitted=time.monotonic())
         self._remote = remote = Remote(self._loop, self._shared.context, self._make_job(self._on_job_status))
         remote.let(_KERNEL, Tenant(self._from_kernel, self._on_event, self._on_full))

@@ -27,11 +27,11 @@ async def until_lost(remote: Remote, limit: float, tell: Callable[[str], None]) 
     That is when its launcher gives up too: Slurm itself may take minutes to notice.
 
     :param limit: seconds that the launcher waits for us (`job.orphan_timeout`)
-    :return: None when the link was closed
+    :return: None when the link was closed, or the job has ended
     """
     loop = asyncio.get_running_loop()
     silence = Silence(limit, now=loop.time())
-    while remote.connected:
+    while remote.connected and not remote.job.ended.is_set():
         news = silence.look(remote.heard, now=loop.time())
         lasted, node = states.span(silence.lasted), remote.job.status.nodes or "the node"
         if news is News.LOST:

@@ -13,7 +13,7 @@ from typing import TypeVar
 from farkernel.provisioners.errors import FarkernelError
 
 _WAITING = 200
-"""Pieces of work that may wait; what comes then is dropped."""
+"""Pieces of work that may wait; what may be dropped, and comes then, is."""
 
 T = TypeVar("T")
 log = logging.getLogger("farkernel")
@@ -23,20 +23,23 @@ class Writer:
     """Does work in order. What fails is told in the log, once: kernels run without it."""
 
     def __init__(self) -> None:
-        self._work: queue.Queue[Callable[[], None]] = queue.Queue(_WAITING)
+        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._told = False
 
-    def do(self, work: Callable[[], None]) -> None:
-        """Do some work soon."""
+    def do(self, work: Callable[[], None], *, droppable: bool = False) -> None:
+        """Do some work soon.
+
+        :param droppable: it may come without end, and is left out where the file system is too slow for it
+        """
         if self._thread is None:
             # a daemon: the thread of a pool would be waited for at the process's end
             self._thread = threading.Thread(target=self._run, name="farkernel-writer", daemon=True)
             self._thread.start()
-        try:
-            self._work.put_nowait(work)
-        except queue.Full:
+        if droppable and self._work.qsize() >= _WAITING:
             self._tell("they are not written fast enough")
+        else:
+            self._work.put(work)
 
     async def ask(self, work: Callable[[], T]) -> T:
         """Do some work after all that waits, and return its result."""

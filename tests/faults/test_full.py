@@ -12,7 +12,7 @@ from farkernel.provisioners.errors import DirectoryUnusable
 from tests.cluster import Site
 from tests.cluster.site import LOGIN
 from tests.faults.switches import NODE, fill, meanwhile, no_new_files, on, small_file_system
-from tests.slurm.helpers import Client, Specs, all_jobs, failure, gone, jobs, kernel, server
+from tests.slurm.helpers import Specs, all_jobs, failure, jobs, kernel
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -54,16 +54,6 @@ async def test_a_full_tmp_on_the_node(specs: Specs, cluster: Site) -> None:
         error = await failure(specs(slurm=ON_NODE))
         assert isinstance(error, DirectoryUnusable), error
         assert says_what_to_do(error, "/tmp", NODE, "launcher.directory"), error
-
-
-async def test_a_full_node_is_told_in_the_cell_that_waits(specs: Specs, cluster: Site) -> None:
-    async with small(cluster, NODE, FULL), server() as manager:
-        kernel_id = await manager.start_kernel(kernel_name=specs(slurm=ON_NODE, launcher={"directory": PLACE}))
-        async with Client(manager.get_kernel(kernel_id)) as client:
-            cell = await client.run("1 + 1")
-            assert cell.errors[0].startswith(f"DirectoryUnusable: There is no room in {PLACE} on {NODE}")
-            assert "launcher.directory" in cell.told
-            await gone(manager, kernel_id)
 
 
 @pytest.mark.parametrize("place", ["/not/there", "/etc"])
