@@ -46,6 +46,8 @@ class Writer:
         result: concurrent.futures.Future[T] = concurrent.futures.Future()
 
         def answer() -> None:
+            if not result.set_running_or_notify_cancel():
+                return  # nobody waits any more
             try:
                 result.set_result(work())
             except Exception as error:  # noqa: BLE001 (it is raised where it was asked for)

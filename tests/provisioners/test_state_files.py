@@ -220,11 +220,15 @@ def test_a_file_system_that_hangs_holds_up_nobody(files: StateFiles, caplog: pyt
         writer = Writer()
         writer.do(hang)
         for _ in range(1000):
-            writer.do(lambda: None)
+            writer.do(lambda: None, droppable=True)
+        kept = []
+        writer.do(lambda: kept.append("a record"))
         began = time.monotonic()
         await writer.settle(0.2)
         assert time.monotonic() - began < 5
         hangs.set()
+        await writer.settle(20)
+        assert kept == ["a record"]
 
     with caplog.at_level(logging.WARNING, "farkernel"):
         asyncio.run(check())
