@@ -96,6 +96,8 @@ class Job:
     :param env: the environment of the program
     :param cwd: where it runs; passed over if it does not exist
     :param on_status: called whenever more is known
+    :ivar ended: the program has ended
+    :ivar gone: nothing is left of the job; not set while Slurm has to be told to end it, and does not answer
     """
 
     _first_state = JobState.PENDING
@@ -121,6 +123,8 @@ class Job:
         self.python = python
         self.status = Status(self._first_state, time.monotonic())
         self.ended = asyncio.Event()
+        self.gone = asyncio.Event()
+        self.gone.set()
         self._env = dict(env)
         self._cwd = cwd if os.path.isdir(cwd) else "/"  # noqa: PTH112
         self._on_status = on_status
@@ -479,4 +483,6 @@ class SlurmJob(Job):
         # srun that had to be killed leaves its job behind, and one that was cancelled at the wrong moment may.
         if self.status.job_id is None:
             return
-        await self._queue.cancel(self.status.job_id, env=commands.query_env(self._env))
+        self.gone.clear()
+        env = commands.query_env(self._env)
+        await self._queue.cancel(self.status.job_id, env=env, on_done=self.gone.set)

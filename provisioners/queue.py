@@ -95,21 +95,28 @@ class Queue:
         for watcher in list(self._watchers.values()):
             watcher.on_silence(self._silent_since)
 
-    async def cancel(self, job_id: int, *, env: Mapping[str, str]) -> None:
-        """End a job; if Slurm does not answer it is tried again and again, without being waited for."""
-        if why := await _scancel(job_id, env):
-            log.error("Slurm job %s is left for now; scancel will be tried again: %s", job_id, why)
-            task = asyncio.get_running_loop().create_task(self._cancel_later(job_id, env))
-            self._cancelling.add(task)
-            task.add_done_callback(self._cancelling.discard)
+    async def cancel(self, job_id: int, *, env: Mapping[str, str], on_done: Callable[[], object]) -> None:
+        """End a job; if Slurm does not answer it is tried again and again, without being waited for.
 
-    async def _cancel_later(self, job_id: int, env: Mapping[str, str]) -> None:
+        :param on_done: called once Slurm has heard of it
+        """
+        why = await _scancel(job_id, env)
+        if not why:
+            on_done()
+            return
+        log.error("Slurm job %s is left for now; scancel will be tried again: %s", job_id, why)
+        task = asyncio.get_running_loop().create_task(self._cancel_later(job_id, env, on_done))
+        self._cancelling.add(task)
+        task.add_done_callback(self._cancelling.discard)
+
+    async def _cancel_later(self, job_id: int, env: Mapping[str, str], on_done: Callable[[], object]) -> None:
         pause = SHORTEST
         await asyncio.sleep(pause)
         while await _scancel(job_id, env):
             pause = min(pause * _GROWTH, LONGEST)
             await asyncio.sleep(pause)
         log.warning("Slurm job %s is cancelled now", job_id)
+        on_done()
 
 
 async def _scancel(job_id: int, env: Mapping[str, str]) -> str:

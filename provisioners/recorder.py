@@ -53,6 +53,12 @@ class Recorder:
         self._flushing: asyncio.TimerHandle | None = None
         self._line_is_open = False
         self._over = False
+        self._gone: asyncio.Event | None = None
+        self._waiting: asyncio.Task[None] | None = None
+
+    def stays_until(self, gone: asyncio.Event) -> None:
+        """Its job outlasts the kernel, for Slurm does not answer: the record stays for those who may end it."""
+        self._gone = gone
 
     def step(self, step: Step, phase: Phase) -> None:
         """The kernel's life has gone on."""
@@ -130,6 +136,13 @@ class Recorder:
         if self._timer:
             self._timer.cancel()
         record = replace(self._record, ended=time.time())
+        if self._gone:
+            self._waiting = self._loop.create_task(self._retire_later(record, self._gone))
+        else:
+            self._writer.do(lambda: self._files.retire(record))
+
+    async def _retire_later(self, record: Record, gone: asyncio.Event) -> None:
+        await gone.wait()
         self._writer.do(lambda: self._files.retire(record))
 
     def _log(self, text: str) -> None:

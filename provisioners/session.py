@@ -376,9 +376,12 @@ class Session:
             self._bringing_up.cancel()
         self._generation += 1  # nothing that the kernel still says is of interest
         self._end_requests(Problem("KernelStopped", "the kernel was shut down"), aborted=True)
+        job = self.job
         try:
             with contextlib.suppress(FarkernelError):
                 await self._end_remote()
+            if job and not job.gone.is_set():
+                self._recorder.stays_until(job.gone)
         finally:
             clients, self._clients = self._clients, None
             if clients:

@@ -210,6 +210,22 @@ def test_what_a_kernel_takes_is_written_later_if_not_at_once(
     asyncio.run(asyncio.wait_for(check(), 20))
 
 
+def test_a_record_stays_as_long_as_its_job_does(files: StateFiles) -> None:
+    async def check() -> None:
+        gone = asyncio.Event()
+        told = Recorder(record(), files, Writer())
+        told.step(Step.SUBMITTED, Phase.PENDING)
+        told.stays_until(gone)
+        told.step(Step.RELEASED, Phase.ENDED)
+        await told.closed()
+        assert [kept.kernel_id for kept in files.there()] == [record().kernel_id]
+        gone.set()
+        while files.there():
+            await asyncio.sleep(0.02)
+
+    asyncio.run(asyncio.wait_for(check(), 20))
+
+
 def test_a_file_system_that_hangs_holds_up_nobody(files: StateFiles, caplog: pytest.LogCaptureFixture) -> None:
     hangs = threading.Event()
 
