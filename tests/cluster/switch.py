@@ -5,7 +5,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from tests.cluster.site import ClusterError
+from tests.cluster.site import HOSTS, ClusterError
 
 
 class Switch:
@@ -19,7 +19,7 @@ class Switch:
         """Lay a cable between the switch and the booting host that has this process id."""
         self._ip(f"link del {_cable(host)}", check=False)  # that of a host which just lost power may still be there
         self._ip(
-            f"link add {_cable(host)} type veth peer name eth0 netns {pid}",
+            f"link add {_cable(host)} type veth peer name eth0 address {_mac(host)} netns {pid}",
             f"link set {_cable(host)} master br0 up",
         )
 
@@ -47,6 +47,12 @@ class Switch:
 
 def _cable(host: str) -> str:
     return f"v-{host}"
+
+
+def _mac(host: str) -> str:
+    """The address of a host's card: it is the same after a boot, or the others would look for it at the old one."""
+    octets = HOSTS[host].address.split(".")
+    return ":".join(["02", "00", *(f"{int(octet):02x}" for octet in octets)])
 
 
 def _namespace(pid: int) -> Path:

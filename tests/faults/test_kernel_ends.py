@@ -74,7 +74,9 @@ async def test_a_kernel_that_takes_more_memory_than_it_may(specs: Specs, cluster
         async with Client(manager.get_kernel(kernel_id)) as client:
             await client.run("1")
             async with meanwhile(memory_limit(cluster, NODE, "400M")):
-                cell = await client.send("lost = True; print('on', flush=True); b'x' * 2**30").prints("on")
+                # what it has printed leaves it in a thread of its own, which SIGKILL does not wait for
+                greedy = "import time; lost = True; print('on', flush=True); time.sleep(1); b'x' * 2**30"
+                cell = await client.send(greedy).prints("on")
                 await starts_anew(client, cell, says=("(out of memory: killed by the node's memory limit)",))
                 # a child that is killed takes nothing with it
                 child = "import subprocess, sys; subprocess.call([sys.executable, '-c', \"b'x' * 2**30\"])"
