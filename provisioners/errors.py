@@ -13,6 +13,7 @@ FarkernelError
 ├── NodeUnreachable         the login side cannot connect to the launcher
 ├── JobEnded                the job ended under a kernel that was up
 ├── NodeLost                nothing was heard from the node for longer than `job.orphan_timeout`
+├── StartCancelled          the kernel was stopped, or started anew, before it was up
 ├── KernelNotFound          no kernel is what the user means, or several are
 ├── ContainerFailed         the kernel's image cannot be had, or lacks what the kernel needs
 └── KernelFailed            the kernel did not come up
@@ -83,6 +84,10 @@ class JobEnded(FarkernelError):
 
 class NodeLost(FarkernelError):
     """Nothing was heard from the kernel's node for longer than `job.orphan_timeout`."""
+
+
+class StartCancelled(FarkernelError):
+    """The kernel was stopped, or started anew, by somebody else before it was up."""
 
 
 class KernelNotFound(FarkernelError):

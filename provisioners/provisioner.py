@@ -6,6 +6,7 @@ https://jupyter-client.readthedocs.io/en/stable/provisioning.html
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import pathlib
 import re
@@ -24,6 +25,7 @@ from farkernel.provisioners import environment
 from farkernel.provisioners.background import Background, background
 from farkernel.provisioners.containers.base import Container, Inside
 from farkernel.provisioners.containers.registry import container_of
+from farkernel.provisioners.errors import StartCancelled
 from farkernel.provisioners.job import Job, LocalJob, SlurmJob, Status
 from farkernel.provisioners.kernel_command import with_modules
 from farkernel.provisioners.life import Phase
@@ -104,15 +106,18 @@ class FarkernelProvisioner(KernelProvisionerBase):
         self._progress.enabled = not under_server
         self._allow_restart()
         try:
-            submission = environment.for_submission(env, os.environ)
-            session = await self._shared.run(self._open(request, container, submission, cwd))
-            await self._shared.run(session.start(plan, block=not under_server))
+            opening = functools.partial(
+                self._open, request, container, environment.for_submission(env, os.environ), cwd
+            )
+            info = await self._shared.run(_start(opening, plan, block=not under_server))
+        except StartCancelled:
+            raise
         except BaseException:
             self._session = None  # it releases all it has, and nothing is started in it any more
             raise
         finally:
             self._progress.done()
-        self.connection_info = cast("KernelConnectionInfo", session.connection_info)
+        self.connection_info = cast("KernelConnectionInfo", info)
         return self.connection_info
 
     async def post_launch(self, **kwargs: Any) -> None:
@@ -151,7 +156,7 @@ class FarkernelProvisioner(KernelProvisionerBase):
         check_kernelspec(self.kernel_spec.argv, self.kernel_spec.env, source=source)
         return request, container_of(request, source=source)
 
-    async def _open(self, request: Request, container: Container, env: dict[str, str], cwd: str) -> Session:
+    def _open(self, request: Request, container: Container, env: dict[str, str], cwd: str) -> Session:
         """Return the session, made for the first start, and after its job has ended for good."""
         if self._session is None or self._session.phase.over:
             assert self.parent
@@ -247,17 +252,20 @@ class FarkernelProvisioner(KernelProvisionerBase):
 
     async def cleanup(self, restart: bool = False) -> None:
         """Release everything, unless a start follows."""
-        if self._session is None:
-            return
-        if restart:
-            self._shared.loop.call_soon_threadsafe(self._session.abandon_requests)
-        else:
+        if self._session and not restart:
             session, self._session = self._session, None
             await self._shared.run(session.release())
 
     def get_shutdown_wait_time(self, recommended: float = 5.0) -> float:
         """Return `kernel.shutdown_timeout`."""
         return self._session.request.kernel.shutdown_timeout if self._session else recommended
+
+
+async def _start(opening: Callable[[], Session], plan: Plan, *, block: bool) -> dict[str, Any]:
+    """Start a kernel on the background loop; return its connection info."""
+    session = opening()
+    await session.start(plan, block=block)
+    return session.connection_info
 
 
 class SlurmProvisioner(FarkernelProvisioner):

@@ -31,7 +31,7 @@ from farkernel.provisioners import kernel_failures, states, watch
 from farkernel.provisioners.background import Background
 from farkernel.provisioners.clients import Clients
 from farkernel.provisioners.containers.base import Command, Container
-from farkernel.provisioners.errors import FarkernelError, JobEnded, NodeLost, QueueTimeout
+from farkernel.provisioners.errors import FarkernelError, JobEnded, NodeLost, QueueTimeout, StartCancelled
 from farkernel.provisioners.image_failures import image_failure
 from farkernel.provisioners.job import Job, Status
 from farkernel.provisioners.life import Life, Phase, Step
@@ -122,6 +122,7 @@ class Session:
         self._ready: asyncio.Future[None] | None = None
         self._stopping = False
         self._bringing_up: asyncio.Task[None] | None = None
+        self._one_start = asyncio.Lock()
         self._ending: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -152,22 +153,22 @@ class Session:
     # ---- starting ----
 
     async def start(self, plan: Plan, *, block: bool) -> None:
-        """Start the kernel: in a new job, or in the one that is there.
+        """Start the kernel: in a new job, or in the one that is there; starts that overlap follow one another.
 
         :param block: wait until it is up; else return when Slurm has taken the job
+        :raises StartCancelled: somebody else stopped it, or has started it anew, and takes care of what there is
         :raises FarkernelError: it cannot be started; nothing is left behind
         """
-        self._plan = plan
-        self._stopping = False
-        self._ended.clear()
-        self.exit_code, self.error = None, None
         try:
-            await self._abandon_start()
-            self._greet_clients()
-            await self._submit_or_order()
-            self._bringing_up = self._loop.create_task(self._bring_up())
-            if block:
-                await asyncio.shield(self._bringing_up)
+            async with self._one_start:
+                await self._begin(plan)
+            bringing_up = self._bringing_up
+            if block and bringing_up:
+                await asyncio.wait({bringing_up})
+                if bringing_up.cancelled():
+                    raise _cancelled(plan)
+        except StartCancelled:
+            raise
         except BaseException as error:
             self._recorder.say(str(error) or "The start was cancelled.")
             # Nobody calls cleanup after a start that has failed or was cancelled.
@@ -175,6 +176,19 @@ class Session:
             raise
         if block and self.error:
             raise self.error
+
+    async def _begin(self, plan: Plan) -> None:
+        """Take a start to where a task follows it."""
+        if self.phase.over:
+            raise _cancelled(plan)
+        self._plan = plan
+        self._stopping = False
+        self._ended.clear()
+        self.exit_code, self.error = None, None
+        await self._abandon_start()
+        self._greet_clients()
+        await self._submit_or_order()
+        self._bringing_up = self._loop.create_task(self._bring_up())
 
     async def _abandon_start(self) -> None:
         """A start that is still under way, as when two pages ask for a restart, gives way to the new one."""
@@ -201,9 +215,12 @@ class Session:
                 on_behind=self._on_behind,
             )
         self._clients.renew()
-        if self.phase is Phase.DEAD:
+        restarted = Problem("KernelRestarted", "the kernel was restarted")
+        if self.phase is Phase.RUNNING:  # nothing was heard of its end
+            self._end_requests(restarted, aborted=True)
+        elif self.phase is Phase.DEAD:
             # What was asked of a kernel that had crashed builds on what that one knew.
-            self._clients.forget_requests(Problem("KernelRestarted", "the kernel was restarted"))
+            self._clients.forget_requests(restarted)
         self._clients.hold(beating=True)
 
     async def _submit_or_order(self) -> None:
@@ -212,12 +229,17 @@ class Session:
             self.life.take(Step.ORDERED)
             self._remote.order(order)
             return
-        if not self.life.take(Step.SUBMITTED):
-            raise FarkernelError("The kernel is being ended; it cannot be started now.", hint="Start it again.")
+        self.life.take(Step.SUBMITTED)
         self.timeline = Timeline(submitted=time.monotonic())
         self._remote = remote = Remote(self._loop, self._shared.context, self._make_job(self._on_job_status))
         remote.let(_KERNEL, Tenant(self._from_kernel, self._on_event, self._on_full))
-        await remote.job.submit(remote.first_input(self.request.launcher, self.request.job.orphan_timeout, order))
+        try:
+            await remote.job.submit(remote.first_input(self.request.launcher, self.request.job.orphan_timeout, order))
+        except FarkernelError:
+            if self._remote is remote:
+                raise
+        if self._remote is not remote:  # whatever has come of it, it was stopped meanwhile
+            raise _cancelled(self._plan)
 
     def _next_order(self, transport: str) -> StartKernel:
         """Begin a new generation of the kernel; what comes from older ones is dropped from here on."""
@@ -357,13 +379,6 @@ class Session:
         """Wait until the kernel has ended; return its exit code."""
         await self._ended.wait()
         return self.exit_code
-
-    def abandon_requests(self) -> None:
-        """A start follows a kernel of whose end nothing was heard: what was asked of it is aborted."""
-        if self.phase is Phase.RUNNING and self._clients:
-            self._end_requests(Problem("KernelRestarted", "the kernel was restarted"), aborted=True)
-            self._clients.hold(beating=False)
-            self._set_ended(Step.STOPPED, -signal.SIGKILL)
 
     async def release(self) -> None:
         """Release everything: the job, the link, the front."""
@@ -586,6 +601,10 @@ class Session:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             self._log.error("farkernel", exc_info=error)
+
+
+def _cancelled(plan: Plan) -> StartCancelled:
+    return StartCancelled(f"{plan.name} was stopped, or started anew, before it was up.", hint="Start it again.")
 
 
 def _problem(name: str, text: str) -> Problem:

@@ -34,6 +34,7 @@ from farkernel.provisioners.errors import (
     KernelFailed,
     PythonMissing,
     RequestError,
+    StartCancelled,
 )
 from tests.launcher import processes
 
@@ -492,6 +493,61 @@ def test_under_a_server_a_kernel_that_cannot_be_had_is_told_in_the_cell(site: Si
             assert reply["ename"] == "KernelFailed"
             assert "broken" in "".join(reply["traceback"])
             assert [message["msg_type"] for message in output].count("error") == 1
+
+    asyncio.run(use())
+
+
+def test_a_kernel_that_is_stopped_before_it_is_up_says_so_to_whoever_waits_for_it(site: Site) -> None:
+    async def use() -> None:
+        site.kernelspec(["sleep", "600"])
+        manager = AsyncKernelManager(kernel_name="far")
+        start = asyncio.ensure_future(manager.start_kernel())
+        while not any(site.nodes.rglob("kernel.json")):
+            await asyncio.sleep(0.02)
+        with contextlib.suppress(
+            asyncio.InvalidStateError
+        ):  # jupyter_client has one future for both; it is its last step
+            await manager.shutdown_kernel(now=True)
+        with pytest.raises(StartCancelled, match="was stopped"):
+            await start
+
+    asyncio.run(use())
+
+
+@pytest.mark.usefixtures("site")
+def test_starts_that_overlap_leave_one_kernel_that_works() -> None:
+    """As when two pages ask for a restart: Jupyter does not keep them apart."""
+
+    async def use() -> None:
+        async with _server() as (managers, kernel_id, notebook):
+            provisioner = _manager(managers, kernel_id).provisioner
+            assert provisioner
+            launcher = await notebook.text("import os; print(os.getppid())")
+
+            async def start() -> None:
+                options = await provisioner.pre_launch()
+                await provisioner.launch_kernel(options.pop("cmd"), **options)
+
+            for pause in (0, 0.01, 0.3):
+                starts = [asyncio.create_task(start())]
+                await asyncio.sleep(pause)
+                await asyncio.gather(*starts, start(), start())
+                assert await notebook.text_anew("print('kept' in dir()); kept = 1") == "False\n"
+                assert await notebook.text("import os; print(os.getppid())") == launcher
+
+    asyncio.run(use())
+
+
+@pytest.mark.usefixtures("site")
+def test_a_restart_that_waits_for_the_end_of_anothers_kernel_does_not_call_it_dead() -> None:
+    async def use() -> None:
+        async with _server() as (managers, kernel_id, notebook):
+            await notebook.text("kept = 1")
+            provisioner = _manager(managers, kernel_id).provisioner
+            assert provisioner
+            await provisioner.cleanup(restart=True)  # it was to follow a kernel's end, and there was none
+            assert await provisioner.poll() is None
+            assert await notebook.text("print(kept)") == "1\n"
 
     asyncio.run(use())
 
