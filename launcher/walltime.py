@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 
@@ -16,16 +17,22 @@ class Alarm:
     def __init__(self, loop: asyncio.AbstractEventLoop, on_mark: Callable[[float], None]) -> None:
         self._loop = loop
         self._on_mark = on_mark
-        self._timers: list[asyncio.TimerHandle] = []
+        self._timers: list[asyncio.Handle] = []
+        self._end: float | None = None
 
     def set(self, end: float) -> None:
-        """Set or move the end.
+        """Set or move the end. One that has come nearer, past a mark, is told at once with the time that is left.
 
-        :param end: seconds since 1970; marks that have passed are left out
+        :param end: seconds since 1970, infinity for none
         """
         self.cancel()
-        left = end - time.time()
-        self._timers = [self._loop.call_later(left - mark, self._on_mark, mark) for mark in MARKS if mark < left]
+        now, before = time.time(), self._end
+        self._end, left = end, end - now
+        self._timers = [
+            self._loop.call_later(left - mark, self._on_mark, mark) for mark in MARKS if mark < left < math.inf
+        ]
+        if before is not None and any(0 < left <= mark < before - now for mark in MARKS):
+            self._timers.append(self._loop.call_soon(self._on_mark, left))
 
     def cancel(self) -> None:
         """Warn no more."""

@@ -444,7 +444,12 @@ class SlurmJob(Job):
 
     async def _was_preempted(self, job_id: int) -> bool:
         # A launcher that leaves in the time of grace makes its job COMPLETED.
-        return commands.parse_preempted(await self._query(commands.scontrol_argv(job_id)))
+        argv, env = commands.scontrol_argv(job_id), commands.query_env(self._env)
+        try:
+            return commands.parse_preempted((await process.run(argv, env=env, timeout=_QUERY)).stdout)
+        except (FarkernelError, TimeoutError) as error:
+            log.warning("%s", error)
+            return False
 
     async def is_exclusive(self) -> bool:
         """Whether the node is the job's own, as Slurm says."""
@@ -460,18 +465,7 @@ class SlurmJob(Job):
 
     async def _ask(self) -> QueueEntry | None:
         """Return what squeue says of the job now; None when it says nothing."""
-        job_id = self.status.job_id
-        if job_id is None:
-            return None
-        return commands.parse_squeue(await self._query(commands.squeue_argv([job_id]))).get(job_id)
-
-    async def _query(self, argv: list[str]) -> str:
-        """Return what one of Slurm's commands prints, nothing if it cannot be had."""
-        try:
-            return (await process.run(argv, env=commands.query_env(self._env), timeout=_QUERY)).stdout
-        except (FarkernelError, TimeoutError) as error:
-            log.warning("%s", error)
-            return ""
+        return None if self.status.job_id is None else await self._queue.look(self.status.job_id)
 
     async def end(self) -> None:
         """End the job and stop watching it."""

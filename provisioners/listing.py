@@ -81,6 +81,8 @@ class Row:
     :param elapsed: seconds since it started; since it was submitted as long as it waits
     :param left: seconds that its job may still run; None without a limit
     :param server: the server's host
+    :param ended: when it was released, in seconds since 1970; None as long as it is there
+    :param why: why it has ended
     """
 
     short: str
@@ -98,16 +100,21 @@ class Row:
     cpu: float | None
     server: str
     server_pid: int
+    ended: float | None = None
+    why: str = ""
 
 
-def rows(kernels: Sequence[Kernel], now: float) -> list[Row]:
-    """Return a row for each kernel that is there.
+def rows(kernels: Sequence[Kernel], now: float, ended: Sequence[Record] = ()) -> list[Row]:
+    """Return a row for each kernel that has ended, the oldest first, and then for each that is there.
 
     :param now: seconds since 1970
+    :param ended: the last records of those that are not there any more
     """
     there = [kernel for kernel in kernels if kernel.there]
-    ids = [kernel.record.kernel_id for kernel in there]
-    return [_row(kernel, short_id(kernel.record.kernel_id, ids), now) for kernel in there]
+    ids = [record.kernel_id for record in [*ended, *(kernel.record for kernel in there)]]
+    over = sorted(ended, key=lambda record: record.ended or 0)
+    rows = [_row(Kernel(record, Fate.GONE), short_id(record.kernel_id, ids), now) for record in over]
+    return [*rows, *(_row(kernel, short_id(kernel.record.kernel_id, ids), now) for kernel in there)]
 
 
 def short_id(kernel_id: str, ids: Sequence[str]) -> str:
@@ -135,11 +142,16 @@ def _row(kernel: Kernel, short: str, now: float) -> Row:
         cpu=record.cpu,
         server=record.server.host,
         server_pid=record.server.pid,
+        ended=record.ended,
+        why=record.why,
     )
 
 
 def _state(kernel: Kernel) -> str:
     record, entry = kernel.record, kernel.entry
+    if record.ended:
+        why = record.why.partition("\n")[0]
+        return f"ended {local_time(record.ended)}" + (f": {why}" if why else "")
     if kernel.orphan:
         job = f"its job is {entry.state.lower()}" if entry else "Slurm does not say what its job does"
         return f"orphan: its server is gone, {job}"
@@ -166,13 +178,14 @@ def _elapsed(kernel: Kernel, now: float) -> float | None:
     if entry and not entry.state.waiting and entry.start:
         return max(0.0, now - entry.start.timestamp())  # Slurm prints this host's local time
     since = record.started or record.submitted
-    return None if since is None else max(0.0, now - since)
+    return None if since is None else max(0.0, (record.ended or now) - since)
 
 
 def _left(kernel: Kernel, now: float) -> float | None:
     if kernel.entry:
         return None if kernel.entry.state.waiting else kernel.entry.left
-    return None if kernel.record.ends is None else max(0.0, kernel.record.ends - now)
+    ends = None if kernel.record.ended else kernel.record.ends
+    return None if ends is None else max(0.0, ends - now)
 
 
 # ---- which one ----

@@ -1,7 +1,8 @@
-"""What the jobs of the process that wait, and those that are to go, ask of Slurm.
+"""What the jobs of the process ask of Slurm: those that wait, those that run, and those that are to go.
 
 500 kernels that wait cost slurmctld no more than one: all are asked about in one call, every 2 seconds at first, then
-more and more rarely up to every 30, at times that are not the same in every process.
+more and more rarely up to every 30, at times that are not the same in every process. Whoever asks about jobs that run
+in the same moment is answered by one call, too.
 """
 
 from __future__ import annotations
@@ -10,20 +11,26 @@ import asyncio
 import logging
 import os
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import NamedTuple
 
 from farkernel.provisioners import commands, process
 from farkernel.provisioners.commands import QueueEntry
 from farkernel.provisioners.errors import CommandMissing, FarkernelError
+from farkernel.provisioners.process import Finished
 
 SHORTEST, LONGEST = 2.0, 30.0
 """Seconds between two questions."""
 
+_TOGETHER = 0.1
+"""Seconds in which jobs are gathered that are asked about together."""
+
 _GROWTH = 1.5
 _JITTER = 0.2
 _TIMEOUT = 30.0
+_PATIENCE = 15.0
+"""Seconds for an answer that somebody waits for."""
 
 log = logging.getLogger("farkernel")
 
@@ -42,6 +49,8 @@ class Queue:
         self._cancelling: set[asyncio.Task[None]] = set()
         self._pause = SHORTEST
         self._task: asyncio.Task[None] | None = None
+        self._wanted: set[int] = set()
+        self._look: asyncio.Task[dict[int, QueueEntry]] | None = None
 
     def watch(
         self, job_id: int, on_entry: Callable[[QueueEntry], None], on_silence: Callable[[datetime], None]
@@ -64,8 +73,24 @@ class Queue:
             self._task.cancel()
             self._task = None
 
+    async def look(self, job_id: int) -> QueueEntry | None:
+        """Return what squeue says of a job now; None when it says nothing."""
+        self._wanted.add(job_id)
+        if self._look is None:
+            self._look = asyncio.get_running_loop().create_task(self._look_at_wanted())
+        return (await asyncio.shield(self._look)).get(job_id)
+
+    async def _look_at_wanted(self) -> dict[int, QueueEntry]:
+        await asyncio.sleep(_TOGETHER)
+        wanted, self._wanted, self._look = self._wanted, set(), None
+        try:
+            return commands.parse_squeue((await _squeue(wanted, _PATIENCE)).stdout)
+        except (FarkernelError, TimeoutError) as error:
+            log.warning("squeue: %s", error)
+            return {}
+
     async def _run(self) -> None:
-        await asyncio.sleep(0.1)  # jobs that are submitted together are asked about together
+        await asyncio.sleep(_TOGETHER)
         while True:
             await self._ask()
             await asyncio.sleep(self._pause * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311
@@ -73,8 +98,7 @@ class Queue:
 
     async def _ask(self) -> None:
         try:
-            env = commands.query_env(os.environ)
-            finished = await process.run(commands.squeue_argv(self._watchers), env=env, timeout=_TIMEOUT)
+            finished = await _squeue(self._watchers, _TIMEOUT)
         except (FarkernelError, TimeoutError) as error:
             self._on_silence(str(error))
             return
@@ -117,6 +141,10 @@ class Queue:
             await asyncio.sleep(pause)
         log.warning("Slurm job %s is cancelled now", job_id)
         on_done()
+
+
+async def _squeue(job_ids: Iterable[int], timeout: float) -> Finished:
+    return await process.run(commands.squeue_argv(job_ids), env=commands.query_env(os.environ), timeout=timeout)
 
 
 async def _scancel(job_id: int, env: Mapping[str, str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from dataclasses import replace
 from typing import Any
@@ -82,8 +83,8 @@ class Recorder:
         self._change(job_id=status.job_id, node=status.nodes, reason=reason, launcher=status.launcher)
 
     def ends(self, when: float) -> None:
-        """The job's end is known, or was moved; in seconds since 1970."""
-        self._change(ends=when)
+        """The job's end is known, or was moved; in seconds since 1970, infinity for no limit."""
+        self._change(ends=when if when < math.inf else None)
 
     def event(self, event: Event) -> None:
         """The launcher has told something."""

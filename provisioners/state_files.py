@@ -68,10 +68,6 @@ class StateFiles:
             with contextlib.suppress(FileNotFoundError):
                 self._record(record.kernel_id).unlink()
 
-    def remove(self, kernel_id: str) -> None:
-        """Remove the record of a kernel that is gone."""
-        self._record(kernel_id).unlink(missing_ok=True)
-
     def there(self) -> list[Record]:
         """Return the records of kernels that are there, or were when their server was killed.
 
@@ -123,6 +119,11 @@ class StateFiles:
         files = self._logs.glob("*.*") if self._is_there(self._logs) else ()
         return sorted({file.name.partition(".")[0] for file in files if not file.name.startswith(".")})
 
+    def is_old(self, stem: str) -> bool:
+        """Whether nothing was added to a log, or to its last record, for `LOG_AGE`."""
+        log = self.log(stem)
+        return _age(log, log.with_suffix(".json")) > LOG_AGE
+
     def remove_log(self, kernel_id: str) -> None:
         """Remove a kernel's log and its last record."""
         log = self.log(kernel_id)
@@ -135,7 +136,7 @@ class StateFiles:
         """Remove the logs that are old, and files that were never finished."""
         there = {file.stem for file in self._kernels.glob("*.json")}
         for stem in self.logged():
-            if stem not in there and _age(self.log(stem), self.log(stem).with_suffix(".json")) > LOG_AGE:
+            if stem not in there and self.is_old(stem):
                 self.remove_log(stem)
         for file in [*self._kernels.glob(".*.tmp"), *self._logs.glob(".*.tmp")]:
             if _age(file) > _RUBBISH_AGE:

@@ -12,7 +12,7 @@ from farkernel.provisioners import commands, process
 from farkernel.provisioners.commands import QueueEntry
 from farkernel.provisioners.errors import FarkernelError
 from farkernel.provisioners.life import Phase
-from farkernel.provisioners.listing import local_time
+from farkernel.provisioners.listing import local_time, with_jobs
 from farkernel.provisioners.records import Fate, Record
 from farkernel.provisioners.server_process import fate, this_server
 from farkernel.provisioners.state_files import StateFiles
@@ -30,18 +30,18 @@ async def sweep(files: StateFiles, writer: Writer) -> None:
     """
     try:
         gone = await writer.ask(lambda: _gone(files))
-        jobs = await users_jobs() if any(record.job_id for record in gone) else {}
+        entries = await users_jobs() if any(record.job_id for record in gone) else {}
     except (FarkernelError, OSError) as error:
         log.info("Old records of kernels stay for now: %s", error)
         return
-    for record in gone:
-        if record.job_id not in jobs:
-            writer.do(functools.partial(_retire, files, record))
+    for kernel in with_jobs([(record, Fate.GONE) for record in gone], entries):
+        if not kernel.has_job:
+            writer.do(functools.partial(retire, files, kernel.record))
     writer.do(files.sweep)
 
 
-def _retire(files: StateFiles, record: Record) -> None:
-    """Say in the kernel's log what has become of it."""
+def retire(files: StateFiles, record: Record) -> None:
+    """Take a kernel whose server is gone off the list, and say in its log what has become of it."""
     why = f"Its server, process {record.server.pid} on {record.server.host}, was killed."
     files.append(record.kernel_id, f"[{local_time(time.time())}] {why}\n")
     files.retire(replace(record, phase=Phase.ENDED, why=why, ended=time.time()))

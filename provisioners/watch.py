@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 
@@ -16,6 +17,9 @@ from farkernel.provisioners.silence import News, Silence
 
 _MOVED = 20.0
 """Seconds by which a job's end may be off before it counts as moved, and by which Slurm is asked ahead of a warning."""
+
+_ROUND = 300.0
+"""Seconds in which Slurm is asked at least once."""
 
 _ASK_AGAIN = 30.0
 """Seconds until Slurm is asked again that did not answer."""
@@ -52,21 +56,34 @@ async def until_lost(remote: Remote, limit: float, tell: Callable[[str], None]) 
 
 
 async def follow_walltime(remote: Remote, hook: Sequence[str], on_end: Callable[[float], None]) -> None:
-    """Tell the launcher when the job's time is up; Slurm is asked anew before each warning, for that may change.
+    """Tell the launcher when the job's time is up, for as long as there is one: an administrator may move that.
 
-    :param on_end: takes the time, in seconds since 1970, whenever it is new
+    Slurm is asked anew before each warning, and in every round.
+
+    :param on_end: takes the time, in seconds since 1970, whenever it is new; infinity for no limit
     """
-    end = 0.0
+    end = math.inf
     while remote.connected:
         left = await remote.job.time_left()
         if left is None:
             await asyncio.sleep(_ASK_AGAIN)
             continue
-        if left < math.inf and abs(time.time() + left - end) > _MOVED:
-            end = time.time() + left
+        now = time.time()
+        if _moved(now + left, end):
+            end = now + left
             remote.order(Walltime(end, list(hook)))
             on_end(end)
-        coming = [left - mark for mark in MARKS if _MOVED < left - mark < math.inf]
-        if not coming:
-            return
-        await asyncio.sleep(min(coming) - _MOVED)
+        coming = [left - mark - _MOVED for mark in MARKS if left - mark > _MOVED]
+        await asyncio.sleep(min([*coming, _until_round(time.monotonic())]))
+
+
+def _moved(end: float, before: float) -> bool:
+    return end != before and not abs(end - before) <= _MOVED
+
+
+def _until_round(now: float) -> float:
+    """Return the seconds until the jobs that run are asked about.
+
+    All of a process are at the same moment, so that one call serves them; those of other processes are at another.
+    """
+    return _ROUND - (now + os.getpid()) % _ROUND

@@ -74,7 +74,7 @@ async def _end_one(kernel: "Kernel") -> str:
         if kernel.job_is_gone:
             return f"Slurm job {job_id} of {name_of(kernel.record)} is gone already."
         await cancel_job(job_id)
-        await _wait_for_job(job_id)
+        await wait_for_job(job_id)
         return f"Slurm job {job_id} of {name_of(kernel.record)} is cancelled."
     await _end_launcher(kernel)
     return f"The {name_of(kernel.record)} has ended."
@@ -96,7 +96,11 @@ async def cancel_job(job_id: int) -> None:
         raise FarkernelError(f"Slurm job {job_id} was not cancelled.", said=done.stderr, hint="Try again later.")
 
 
-async def _wait_for_job(job_id: int) -> None:
+async def wait_for_job(job_id: int) -> None:
+    """Wait until a job that was cancelled is gone.
+
+    :raises FarkernelError: it stays
+    """
     from farkernel.provisioners.sweep import users_jobs  # noqa: PLC0415
 
     deadline = time.monotonic() + _PATIENCE

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from farkernel.provisioners.state_files import StateFiles
 
 _FORCE = "Take servers on other hosts for gone, which this host cannot know, and cancel their kernels' jobs."
+_LOGS = "Remove the logs of all kernels that have ended, not only those that are older than two weeks."
 
 
 class _Done(NamedTuple):
@@ -30,14 +31,15 @@ class _Done(NamedTuple):
 def clean(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
     force: Annotated[bool, typer.Option("--force", help=_FORCE)] = False,
+    logs: Annotated[bool, typer.Option("--logs", help=_LOGS)] = False,
 ) -> None:
-    """Remove what is left of kernels that are gone: records, logs, sockets. Cancel jobs whose server is gone."""
+    """Cancel jobs whose server is gone, and remove what is left of kernels that are: records, sockets, old logs."""
     from farkernel.provisioners.cli.known import look, state_files  # noqa: PLC0415 (imports late, see app.py)
 
     files = state_files()
     known = asyncio.run(look(files))
     done = [*asyncio.run(_see_to_kernels(known, files, dry_run=dry_run, force=force))]
-    done += [*_remove_logs(known, files, dry_run=dry_run), *_remove_directories(dry_run=dry_run)]
+    done += [*_remove_logs(known, files, dry_run=dry_run, of_all=logs), *_remove_directories(dry_run=dry_run)]
     if known.trouble:
         Console(stderr=True, soft_wrap=True).print(Text(known.trouble, style="yellow"))
     for text, failed in done or [_Done("There is nothing to clean.")]:
@@ -51,14 +53,16 @@ def _begin(dry_run: bool, did: str, would: str) -> str:
 
 
 async def _see_to_kernels(known: "Known", files: "StateFiles", *, dry_run: bool, force: bool) -> list[_Done]:
-    results = [await _see_to(kernel, files, dry_run=dry_run, force=force) for kernel in known.kernels]
+    work = [_see_to(kernel, files, dry_run=dry_run, force=force) for kernel in known.kernels]
+    results = await asyncio.gather(*work)  # each waits until its job is gone
     return [done for result in results for done in result]
 
 
 async def _see_to(kernel: "Kernel", files: "StateFiles", *, dry_run: bool, force: bool) -> list[_Done]:
     """Cancel a job whose server is gone, and remove the record of a kernel that is gone."""
-    from farkernel.provisioners.cli.cancel import cancel_job  # noqa: PLC0415
+    from farkernel.provisioners.cli.cancel import cancel_job, wait_for_job  # noqa: PLC0415
     from farkernel.provisioners.listing import Chore, chore, name_of  # noqa: PLC0415
+    from farkernel.provisioners.sweep import retire  # noqa: PLC0415
 
     record, what = kernel.record, chore(kernel, force=force)
     name, server = name_of(record), f"process {record.server.pid} on {record.server.host}"
@@ -72,24 +76,25 @@ async def _see_to(kernel: "Kernel", files: "StateFiles", *, dry_run: bool, force
         try:
             if not dry_run:
                 await cancel_job(record.job_id)
+                await wait_for_job(record.job_id)
         except FarkernelError as error:
             return [_Done(str(error), failed=True)]
         begin = _begin(dry_run, "Cancelled", "cancel")
         done.append(_Done(f"{begin} Slurm job {record.job_id} of {name}, whose server ({server}) is gone."))
     if not dry_run:
-        files.remove(record.kernel_id)
+        retire(files, record)
     return [*done, _Done(f"{_begin(dry_run, 'Removed', 'remove')} the record of {name}.")]
 
 
-def _remove_logs(known: "Known", files: "StateFiles", *, dry_run: bool) -> Iterator[_Done]:
-    """Remove the logs of kernels that are not there any more."""
+def _remove_logs(known: "Known", files: "StateFiles", *, dry_run: bool, of_all: bool) -> Iterator[_Done]:
+    """Remove the logs of kernels that are not there any more, the old ones at least."""
     from farkernel.provisioners.records import file_stem  # noqa: PLC0415
 
     there = {file_stem(kernel.record.kernel_id) for kernel in known.kernels if kernel.there}
     # what has just been removed is there no more
     if not dry_run:
         there &= {file_stem(record.kernel_id) for record in files.there()}
-    over = [stem for stem in files.logged() if stem not in there]
+    over = [stem for stem in files.logged() if stem not in there and (of_all or files.is_old(stem))]
     for stem in over if not dry_run else ():
         files.remove_log(stem)
     if over:

@@ -17,13 +17,19 @@ if TYPE_CHECKING:
 _WIDE = 10_000
 
 
-def ps(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def ps(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", "-a", help="Those too that have ended in the last weeks.")
+    ] = False,
+) -> None:
     """List your kernels on all hosts that share your home, and the jobs of those whose server is gone."""
     from farkernel.provisioners.cli.known import look, state_files  # noqa: PLC0415 (imports late, see app.py)
     from farkernel.provisioners.listing import rows  # noqa: PLC0415
 
-    known = asyncio.run(look(state_files()))
-    found = rows(known.kernels, time.time())
+    files = state_files()
+    known = asyncio.run(look(files))
+    found = rows(known.kernels, time.time(), files.ended() if everything else ())
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in found], indent=2))
     elif found:

@@ -1,6 +1,7 @@
 """The time before a job's end, as a launcher tells it."""
 
 import asyncio
+import math
 import pathlib
 import time
 
@@ -38,9 +39,20 @@ def test_a_mark_that_has_passed_is_not_told() -> None:
     assert _marks(MARKS[-1] - 5) == []
 
 
-def test_an_end_that_is_moved_is_told_at_its_new_time() -> None:
+def test_an_end_that_is_put_off_is_told_at_its_new_time() -> None:
     assert _marks(SOON, 3600) == []
-    assert _marks(3600, SOON) == [MARKS[-1]]
+    assert _marks(SOON, math.inf) == []
+
+
+@pytest.mark.parametrize("left", [250.0, 30.0])
+def test_an_end_that_comes_nearer_past_marks_is_told_at_once_with_the_time_left(left: float) -> None:
+    (told,) = _marks(math.inf, left)
+    assert left - 5 < told <= left
+
+
+def test_an_end_that_comes_nearer_and_passes_no_mark_is_told_in_time() -> None:
+    assert _marks(3600, 1000) == []
+    assert _marks(MARKS[-1] - 5, MARKS[-1] - 15) == []
 
 
 @pytest.mark.parametrize(

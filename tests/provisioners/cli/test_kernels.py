@@ -217,8 +217,11 @@ def test_what_a_killed_server_has_left_is_cleaned(user: Home) -> None:
     assert user.records() == [kernel_id]
     said = user.run("clean").stdout.splitlines()
     assert f"Removed the record of {name}." in said
-    assert "Removed the log of 1 kernel that has ended." in said
     assert f"Removed {sockets}." in said
+    assert user.records() == []
+    assert "was killed" in user.run("logs", kernel_id).stdout
+    assert user.run("clean").stdout == "There is nothing to clean.\n"
+    assert user.run("clean", "--logs").stdout == "Removed the log of 1 kernel that has ended.\n"
     assert [path for path in user.state.rglob("*") if path.is_file()] == []
     assert not sockets.exists()
 
@@ -232,6 +235,28 @@ def test_the_next_kernel_sweeps_what_a_killed_server_has_left(user: Home) -> Non
     said = user.run("logs", first[:8]).stdout
     assert "running" in said
     assert said.endswith(f"Its server, process {user.servers[0].pid} on {os.uname().nodename}, was killed.\n")
+
+
+def test_a_log_that_is_older_than_two_weeks_is_cleaned(user: Home) -> None:
+    assert user.start("crash") == "failed"
+    assert user.run("clean").stdout == "There is nothing to clean.\n"
+    for file in user.state.glob("logs/*"):
+        os.utime(file, (0, 0))
+    assert user.run("clean").stdout == "Removed the log of 1 kernel that has ended.\n"
+    assert user.run("logs", "crash").returncode == 1
+
+
+def test_a_kernel_that_has_ended_is_listed_if_it_is_asked_for(user: Home) -> None:
+    assert user.start("crash") == "failed"
+    kernel_id = user.start()
+    assert [row["kernel_id"] for row in user.ps()] == [kernel_id]
+    over, there = json.loads(user.run("ps", "--all", "--json").stdout)
+    assert (over["kernelspec"], there["kernel_id"], there["ended"]) == ("crash", kernel_id, None)
+    assert over["ended"] <= time.time()
+    assert "ended on" in over["why"]
+    assert over["state"].startswith("ended 20")
+    assert over["left"] is None
+    assert "Far crash" in user.run("ps", "--all").stdout
 
 
 def test_clean_leaves_what_is_there(user: Home) -> None:
