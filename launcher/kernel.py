@@ -13,6 +13,7 @@ from typing import Any
 import zmq
 
 from farkernel.launcher import usage, wire
+from farkernel.launcher.losses import Losses
 from farkernel.launcher.process import Hook, KernelProcess
 from farkernel.launcher.protocol import (
     PORT_NAMES,
@@ -68,7 +69,9 @@ class Kernel:
         self._loop = loop
         self._forward = forward
         self._report = report
-        self._probe = _Probe(wire.Signer(order.key.encode(), order.signature_scheme))
+        signer = wire.Signer(order.key.encode(), order.signature_scheme)
+        self._probe = _Probe(signer)
+        self._losses = Losses(loop, signer, ask=self.send, publish=self._publish)
         self._probe_timer: asyncio.TimerHandle | None = None
         self._ready = False
         self._holding = False
@@ -96,6 +99,7 @@ class Kernel:
     def send(self, channel: Channel, frames: Frames) -> None:
         """Pass a client's message on to the kernel."""
         self._sockets[channel].send(frames)
+        self._losses.sent(channel, frames)
 
     def hold_output(self, hold: bool) -> None:
         """Keep what the kernel publishes, or let it go: the link is full, or free again.
@@ -149,6 +153,7 @@ class Kernel:
         for timer in (self._probe_timer, self._usage_timer):
             if timer:
                 timer.cancel()
+        self._losses.close()
         if not self.process.output.closed:
             self._loop.remove_reader(self.process.output.fileno())
             self.process.output.close()
@@ -181,13 +186,22 @@ class Kernel:
 
     def _on_message(self, channel: Channel, frames: list[Any]) -> None:
         if self._probe.answered_by(channel, frames):
+            self._losses.count(channel)
             self._on_probe_answered()
-        elif channel == Channel.IOPUB and (self._holding or self._held):
-            self._hold(frames)
+        elif self._losses.passed(channel, frames):
+            pass
+        elif channel == Channel.IOPUB:
+            self._publish(frames)
         else:
             self._forward(channel, frames)
 
-    def _hold(self, frames: list[Any]) -> None:
+    def _publish(self, frames: Frames) -> None:
+        if self._holding or self._held:
+            self._hold(frames)
+        else:
+            self._forward(Channel.IOPUB, frames)
+
+    def _hold(self, frames: Frames) -> None:
         if self._held_bytes > _HELD:
             message = wire.parse(frames)
             kind = message.type if message else ""

@@ -36,22 +36,22 @@ class Message:
     @property
     def type(self) -> str:
         """The message's type, such as `execute_request`."""
-        return _text(self.header, "msg_type")
+        return text(self.header, "msg_type")
 
     @property
     def id(self) -> str:
         """The message's id."""
-        return _text(self.header, "msg_id")
+        return text(self.header, "msg_id")
 
     @property
     def session(self) -> str:
         """The id of the client's session."""
-        return _text(self.header, "session")
+        return text(self.header, "session")
 
     @property
     def parent_id(self) -> str:
         """The id of the request that this message answers."""
-        return _text(self.parent, "msg_id")
+        return text(self.parent, "msg_id")
 
     @property
     def content(self) -> dict[str, Any]:
@@ -84,7 +84,8 @@ def _header(frame: Any) -> Any:
     return json.loads(bytes(frame))
 
 
-def _text(header: dict[str, Any], name: str) -> str:
+def text(header: dict[str, Any], name: str) -> str:
+    """Return a header's field; empty if it is not there, or no text."""
     value = header.get(name)
     return value if isinstance(value, str) else ""
 

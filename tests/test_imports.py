@@ -14,6 +14,7 @@ FILES = sorted(file for folder in ("launcher", "provisioners", "kernelspecs") fo
 LAUNCHER = [file for file in FILES if file.is_relative_to(ROOT / "launcher")]
 
 PURE = (
+    "launcher/numbering.py",
     "provisioners/commands.py",
     "provisioners/containers/apptainer.py",
     "provisioners/containers/base.py",

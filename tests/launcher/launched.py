@@ -106,6 +106,11 @@ class Launched:
         )
         return started
 
+    def hold_back(self, hold: bool) -> None:
+        """Read nothing of what the launcher sends, or go on."""
+        assert self._client
+        self._client.hold_back(hold)
+
     async def end_input(self) -> None:
         assert self.process.stdin
         self.process.stdin.close()
@@ -145,10 +150,11 @@ class Launched:
         kernel: int = 1,
         generation: int = 1,
         channel: Channel = Channel.SHELL,
+        subshell: str = "",
     ) -> str:
         """Send a request; return its id."""
         assert self._client
-        header = self._signer.header(msg_type)
+        header = self._signer.header(msg_type) | ({"subshell_id": subshell} if subshell else {})
         frames = self._signer.frames(header, content, identities=[b"a-client"])
         self._client.link.send(channel, kernel, generation, frames)
         return str(header["msg_id"])

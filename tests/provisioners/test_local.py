@@ -37,6 +37,7 @@ from farkernel.provisioners.errors import (
     StartCancelled,
 )
 from tests.launcher import processes
+from tests.launcher.ends import until
 
 MARK = "FARKERNEL_TEST"
 IPYKERNEL = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
@@ -214,6 +215,44 @@ def test_no_line_of_ten_thousand_is_lost() -> None:
         async with _notebook() as notebook:
             text = await notebook.text(_COUNT.format(10_000))
             assert text.split() == [str(number) for number in range(10_000)]
+
+    asyncio.run(use())
+
+
+_PRINT_WHILE_STOPPED = """
+import pathlib, time
+print("begun", flush=True)
+while not pathlib.Path({stopped!r}).exists():
+    time.sleep(0.01)
+for number in range(5000):
+    print(number, flush=True)
+pathlib.Path({printed!r}).touch()
+"""
+
+
+@pytest.mark.usefixtures("site")
+def test_a_cell_ends_and_says_so_when_the_kernels_own_queue_has_dropped_its_end(tmp_path: pathlib.Path) -> None:
+    """Nobody takes what it prints: the launcher gets no processor time."""
+    stopped, printed = tmp_path / "stopped", tmp_path / "printed"
+
+    async def use() -> None:
+        async with _notebook() as notebook:
+            launcher = int(await notebook.text("import os; print(os.environ['JPY_PARENT_PID'])"))
+            code = _PRINT_WHILE_STOPPED.format(stopped=str(stopped), printed=str(printed))
+            request = notebook.client.execute(code)
+            while "begun" not in (await notebook.client.get_iopub_msg(timeout=60))["content"].get("text", ""):
+                pass
+            os.kill(launcher, signal.SIGSTOP)
+            try:
+                stopped.touch()
+                await until(printed.exists)
+            finally:
+                os.kill(launcher, signal.SIGCONT)
+            reply, output = await notebook.result(request)
+            assert reply["status"] == "ok"
+            assert 900 < len(_text(output).split()) < 5000
+            assert _text(output, "stderr").count("output is missing here") == 1
+            assert await notebook.text("print('next')") == "next\n"
 
     asyncio.run(use())
 

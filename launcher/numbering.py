@@ -1,0 +1,65 @@
+"""How many messages a kernel has numbered, and how many of them have come.
+
+jupyter_client numbers what one session sends, on all its sockets together: `Session.msg_id` is
+`<session>_<pid>_<number>`. Only the ids of states are looked at, so that output costs nothing but counting. A number
+that has not come was dropped by the kernel's queue, if enough has come to have filled that; a kernel may also number a
+message and not send it. Forked processes number for themselves: their output hides as many losses. Kernels with other
+ids never miss anything here.
+"""
+
+from __future__ import annotations
+
+import re
+
+QUEUE = 1000
+"""Messages in a kernel's queue (ZMQ_SNDHWM's default); fewer cannot have filled it."""
+
+_ID = re.compile(r"(.+)_(\d{1,18})")
+
+
+class Numbers:
+    """Counts what comes from one kernel.
+
+    :ivar published: messages on iopub, to be counted by whoever receives them
+    :ivar others: messages on the other sockets, the same
+    """
+
+    def __init__(self) -> None:
+        self.published = 0
+        self.others = 0
+        self._session = ""
+        self._last = 0
+        self._counted = 0
+        self._others_counted = 0
+        self._at_rest = 0
+        self._missing = 0
+
+    def at(self, message_id: str) -> None:
+        """Note the id of a state, the last message counted."""
+        found = _ID.fullmatch(message_id)
+        if not found:
+            return
+        session, number = found[1], int(found[2])
+        counted = self.published + self.others
+        if session == self._session:
+            self._missing += number - self._last - (counted - self._counted)
+        else:
+            self._session, self._missing = session, 0
+        self._last, self._counted, self._others_counted = number, counted, self.others
+
+    @property
+    def missing(self) -> int:
+        """How many were dropped; less than none if what came on another socket has overtaken."""
+        if self.published - self._at_rest < QUEUE:
+            return 0
+        # A reply that has come since the last state may have a number from before it.
+        return self._missing - (self.others - self._others_counted)
+
+    def told(self) -> None:
+        """Begin to count anew: what is missing has been told."""
+        self._missing = self.others - self._others_counted
+
+    def rest(self) -> None:
+        """Nothing has come for a while: the kernel's queue is empty."""
+        self.told()
+        self._at_rest = self.published
