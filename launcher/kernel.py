@@ -39,6 +39,12 @@ _NOT_YET = 0.05
 _BURST = 10_000
 """Messages of iopub that may wait for us: a kernel that prints drops what we are late for."""
 
+_LAST_WORDS = 0.5
+"""Seconds for what a kernel that has ended has still sent: a process that it has left may keep its connection open."""
+
+_FLUSH = 0.005
+"""Seconds from the end of a connection, as libzmq tells it, until all that came is there to be received."""
+
 _HELD = 256 * 2**20
 """Bytes of iopub that are kept while the link is full; of what is no output twice as many, and every state."""
 
@@ -52,6 +58,7 @@ class Kernel:
     :param process: the kernel's process
     :param forward: `forward(channel, frames)` takes what the kernel says
     :param report: `report(event)` takes what happens to it
+    :param ended: called when its process has ended, and all that it has said was taken
     """
 
     def __init__(
@@ -62,6 +69,7 @@ class Kernel:
         *,
         forward: Callable[[Channel, Frames], None],
         report: Callable[[Event], None],
+        ended: Callable[[], None],
     ) -> None:
         order = process.order
         self.process = process
@@ -69,6 +77,8 @@ class Kernel:
         self._loop = loop
         self._forward = forward
         self._report = report
+        self._ended = ended
+        self._exit_code: int | None = None
         signer = wire.Signer(order.key.encode(), order.signature_scheme)
         self._probe = _Probe(signer)
         self._losses = Losses(loop, signer, ask=self.send, publish=self._publish)
@@ -81,7 +91,9 @@ class Kernel:
         self._hooks: list[Hook] = []
         self._meter = usage.Meter()
         self._usage_timer: asyncio.TimerHandle | None = None
+        self._end_timer: asyncio.TimerHandle | None = None
         self._sockets = self._connect(context)
+        self._line = self._watch_line()
         loop.add_reader(process.output.fileno(), self._on_output)
         report(KernelStarted(*self._ids, process.pid, process.cwd))
         self._ask()
@@ -134,30 +146,42 @@ class Kernel:
             if failure := hook.failure():
                 self._report(HookFailed(*self._ids, failure))
 
-    def check(self) -> bool:
-        """Look after children that may have ended: whether the process has; reports it if so, and is to be closed."""
+    def check(self) -> None:
+        """Look after children that may have ended."""
         self._check_hooks()
-        exit_code = self.process.poll()
-        if exit_code is None:
-            return False
+        if self._exit_code is None and (exit_code := self.process.poll()) is not None:
+            self._exit_code = exit_code
+            self._end_in(_FLUSH if self._line.closed else _LAST_WORDS)
+
+    def _end_in(self, seconds: float) -> None:
+        if self._end_timer:
+            self._end_timer.cancel()
+        self._end_timer = self._loop.call_later(seconds, self._end)
+
+    def _end(self) -> None:
+        """Take what the kernel has still said, and report its end."""
+        assert self._exit_code is not None
+        for socket in self._sockets.values():
+            socket.receive_all()
         self._on_output()
         self.hold_output(False)
-        self._report(KernelEnded(*self._ids, exit_code, self.process.out_of_memory(), self.process.tail_text()))
-        return True
+        self._report(KernelEnded(*self._ids, self._exit_code, self.process.out_of_memory(), self.process.tail_text()))
+        self._ended()
 
     def close(self) -> None:
         """End what is left of the process group, close the sockets, remove the files."""
         self.signal(signal.SIGKILL)
         for hook in self._hooks:
             hook.kill()
-        for timer in (self._probe_timer, self._usage_timer):
+        for timer in (self._probe_timer, self._usage_timer, self._end_timer):
             if timer:
                 timer.cancel()
         self._losses.close()
         if not self.process.output.closed:
             self._loop.remove_reader(self.process.output.fileno())
             self.process.output.close()
-        for socket in self._sockets.values():
+        self._sockets[Channel.IOPUB].socket.disable_monitor()
+        for socket in (self._line, *self._sockets.values()):
             socket.close()
         self.process.remove()
 
@@ -183,6 +207,17 @@ class Kernel:
         separator = "-" if info["transport"] == "ipc" else ":"
         socket.connect(f"{info['transport']}://{info['ip']}{separator}{info[PORT_NAMES[channel]]}")
         return LoopSocket(self._loop, socket, functools.partial(self._on_message, channel))
+
+    def _watch_line(self) -> LoopSocket:
+        """Hear of the end of the connection that output comes by."""
+        monitor = self._sockets[Channel.IOPUB].socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        monitor.linger = 0
+        return LoopSocket(self._loop, monitor, self._on_hung_up)
+
+    def _on_hung_up(self, _: list[Any]) -> None:
+        self._line.close()
+        if self._exit_code is not None:
+            self._end_in(_FLUSH)
 
     def _on_message(self, channel: Channel, frames: list[Any]) -> None:
         if self._probe.answered_by(channel, frames):

@@ -182,7 +182,14 @@ class Launcher:
         def forward(channel: Channel, frames: Frames) -> None:
             self._server.link.send(channel, number, generation, frames)
 
-        self._kernels[number] = Kernel(self._loop, self._context, outcome, forward=forward, report=self._report)
+        self._kernels[number] = Kernel(
+            self._loop,
+            self._context,
+            outcome,
+            forward=forward,
+            report=self._report,
+            ended=lambda: self._on_ended(number),
+        )
         self._kernels[number].hold_output(self._server.link.full)
         self._no_kernels.clear()
         self._on_child()
@@ -191,9 +198,11 @@ class Launcher:
         self._server.link.send(Channel.EVENT, event.kernel, event.generation, [encode(event)])
 
     def _on_child(self) -> None:
-        ended = [number for number, kernel in self._kernels.items() if kernel.check()]
-        for number in ended:
-            self._close(self._kernels.pop(number))
+        for kernel in self._kernels.values():
+            kernel.check()
+
+    def _on_ended(self, number: int) -> None:
+        self._close(self._kernels.pop(number))
         if not self._kernels:
             self._no_kernels.set()
 

@@ -59,6 +59,8 @@ class LoopSocket:
     """One ZeroMQ socket that calls `on_message(frames)` on the loop for every message.
 
     It belongs to the loop's thread: every method is to be called there.
+
+    :ivar closed: whether `close` was called
     """
 
     def __init__(
@@ -72,14 +74,14 @@ class LoopSocket:
         self._on_message = on_message
         self._scheduled = False
         self._paused = False
-        self._closed = False
+        self.closed = False
         self._fd = socket.fileno()
         loop.add_reader(self._fd, self._drain)
         self._schedule()
 
     def send(self, frames: Frames) -> bool:
         """Send a message; False when the socket cannot take it now."""
-        if self._closed:
+        if self.closed:
             return False
         try:
             send(self.socket, frames)
@@ -91,27 +93,36 @@ class LoopSocket:
 
     def pause(self) -> None:
         """Leave messages where they are, so that the sender's high-water mark is felt."""
-        if not self._paused and not self._closed:
+        if not self._paused and not self.closed:
             self._paused = True
             # The descriptor stays readable until somebody receives: watched, it would keep the loop busy.
             self._loop.remove_reader(self._fd)
 
     def resume(self) -> None:
         """Go on reading."""
-        if self._paused and not self._closed:
+        if self._paused and not self.closed:
             self._paused = False
             self._loop.add_reader(self._fd, self._drain)
             self._schedule()
 
+    def receive_all(self) -> None:
+        """Take what is there at once, also while it is paused."""
+        while not self.closed:
+            try:
+                frames = receive(self.socket)
+            except zmq.Again:
+                return
+            self._on_message(frames)
+
     def close(self, linger: int = 0) -> None:
         """Close the socket; `linger` is the time in ms for what is still to be sent."""
-        if not self._closed:
-            self._closed = True
+        if not self.closed:
+            self.closed = True
             self._loop.remove_reader(self._fd)
             self.socket.close(linger)
 
     def _look_again(self) -> None:
-        if not self._scheduled and not self._closed and cast("int", self.socket.get(_EVENTS)) & _POLLIN:
+        if not self._scheduled and not self.closed and cast("int", self.socket.get(_EVENTS)) & _POLLIN:
             self._schedule()
 
     def _schedule(self) -> None:
@@ -126,7 +137,7 @@ class LoopSocket:
     def _drain(self) -> None:
         try:
             for _ in range(BATCH):
-                if self._closed or self._paused:
+                if self.closed or self._paused:
                     return
                 try:
                     frames = receive(self.socket)

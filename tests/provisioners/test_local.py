@@ -257,6 +257,42 @@ def test_a_cell_ends_and_says_so_when_the_kernels_own_queue_has_dropped_its_end(
     asyncio.run(use())
 
 
+_PRINT_AND_END = """
+import os, pathlib, time
+print("begun", flush=True)
+while not pathlib.Path({stopped!r}).exists():
+    time.sleep(0.01)
+for number in range(900):
+    print(number, flush=True)
+time.sleep(0.3)  # until they have left the process
+os._exit(3)
+"""
+
+
+def test_the_last_words_of_a_kernel_are_not_lost(site: Site, tmp_path: pathlib.Path) -> None:
+    """The launcher hears of its end and of what it has printed at the same time."""
+    site.kernelspec(kernel={"transport": "tcp"})  # that takes more from a process that ends than a unix socket
+    stopped = tmp_path / "stopped"
+
+    async def use() -> None:
+        async with _notebook() as notebook:
+            launcher, kernel = (await notebook.text("import os; print(os.getppid(), os.getpid())")).split()
+            request = notebook.client.execute(_PRINT_AND_END.format(stopped=str(stopped)))
+            while "begun" not in (await notebook.client.get_iopub_msg(timeout=60))["content"].get("text", ""):
+                pass
+            os.kill(int(launcher), signal.SIGSTOP)
+            try:
+                stopped.touch()
+                await until(lambda: not processes.runs(int(kernel)))
+            finally:
+                os.kill(int(launcher), signal.SIGCONT)
+            reply, output = await notebook.result(request)
+            assert reply["ename"] == "KernelDied"
+            assert _text(output).split() == [str(number) for number in range(900)]
+
+    asyncio.run(use())
+
+
 @pytest.mark.usefixtures("site")
 def test_much_output_arrives_whole() -> None:
     async def use() -> None:
