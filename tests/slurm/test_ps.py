@@ -132,7 +132,9 @@ async def test_an_orphan_is_shown_and_cleaned(specs: Specs, tmp_path: Path) -> N
         assert jobs() == [job]
         done = await asyncio.to_thread(farkernel, "clean")
         assert f"Cancelled Slurm job {job} of kernel {row['kernel_id'][:8]}" in done.stdout
-        await eventually(lambda: not jobs())
+        assert not jobs()
+        assert "was killed" in (await asyncio.to_thread(farkernel, "logs", row["kernel_id"])).stdout
+        await asyncio.to_thread(farkernel, "clean", "--logs")
         assert [path for path in state(tmp_path).rglob("*") if path.is_file()] == []
         for pid in sruns():
             os.kill(pid, signal.SIGCONT)
