@@ -130,7 +130,7 @@ class Losses:
 
     def passed(self, channel: Channel, frames: list[Any]) -> bool:
         """Note a message before it goes on; whether it answers a question of ours, and goes nowhere."""
-        if channel == Channel.IOPUB:
+        if channel is Channel.IOPUB:
             self._numbers.published += 1
             self._latest = frames
             return _may_be_state(frames) and self._on_state(wire.parse(frames))
@@ -288,11 +288,13 @@ def _is_small(header: dict[str, Any]) -> bool:
 
 def _may_be_state(frames: list[Any]) -> bool:
     """Whether a message is to be taken apart: everything that a kernel publishes comes by here."""
-    if len(frames) < 6:
+    if len(frames) > 6:
+        header = frames[3]  # after topic, delimiter and signature
+    elif len(frames) == 6:
+        header = frames[2]  # without a topic
+    else:
         return False
-    at = 3 if len(frames) > 6 else 2  # after topic, delimiter and signature; some have no topic
-    header, parent = frames[at], frames[at + 1]
-    return len(header) + len(parent) <= _LONGEST and b'"status"' in bytes(header)
+    return len(header) <= _LONGEST and b'"status"' in bytes(header) and len(frames[-3]) <= _LONGEST
 
 
 def _note(notes: dict[str, V], name: str, value: V) -> None:

@@ -9,12 +9,11 @@ ids never miss anything here.
 
 from __future__ import annotations
 
-import re
-
 QUEUE = 1000
 """Messages in a kernel's queue (ZMQ_SNDHWM's default); fewer cannot have filled it."""
 
-_ID = re.compile(r"(.+)_(\d{1,18})")
+_DIGITS = 18
+"""Digits of a number that can be one."""
 
 
 class Numbers:
@@ -36,10 +35,10 @@ class Numbers:
 
     def at(self, message_id: str) -> None:
         """Note the id of a state, the last message counted."""
-        found = _ID.fullmatch(message_id)
-        if not found:
+        session, _, digits = message_id.rpartition("_")
+        if not session or not digits.isdecimal() or len(digits) > _DIGITS:
             return
-        session, number = found[1], int(found[2])
+        number = int(digits)
         counted = self.published + self.others
         if session == self._session:
             self._missing += number - self._last - (counted - self._counted)
