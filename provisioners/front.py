@@ -24,8 +24,9 @@ import zmq
 
 from farkernel.launcher.private import PrivateDirectory
 from farkernel.launcher.protocol import PORT_NAMES, Channel
-from farkernel.launcher.sockets import Frames, LoopSocket, send
+from farkernel.launcher.sockets import Frames, send
 from farkernel.provisioners.places import unusable
+from farkernel.provisioners.replies import QUEUE, Replies
 
 _PUBLIC, _REAL = "k", "r"
 LONGEST_NAME = "r-5"
@@ -66,7 +67,7 @@ class Front:
             try:
                 self._directory = PrivateDirectory(base, LONGEST_NAME)
                 undo.callback(self._directory.remove)
-                self._sockets: dict[Channel, LoopSocket] = {}
+                self._sockets: dict[Channel, Replies] = {}
                 for channel in (channel for channel in PORT_NAMES if channel != Channel.IOPUB):
                     self._sockets[channel] = self._bind(loop, context, channel, on_request)
                     undo.callback(self._sockets[channel].close)
@@ -118,8 +119,8 @@ class Front:
         socket: zmq.Socket[bytes] = context.socket(kind)
         if kind == zmq.ROUTER:
             socket.router_handover = True  # a tab that reconnects uses its identity again
-        if kind == zmq.PUB:
-            socket.sndhwm = _QUEUE
+            socket.rcvhwm = QUEUE  # what is left with the clients does not fill the memory here
+        socket.sndhwm = QUEUE
         socket.bind(f"ipc://{self._directory.path}/{_REAL}-{int(channel)}")
         return socket
 
@@ -129,9 +130,9 @@ class Front:
         context: zmq.Context[Any],
         channel: Channel,
         on_request: Callable[[Channel, list[Any]], None],
-    ) -> LoopSocket:
+    ) -> Replies:
         socket = self._bound(context, channel, zmq.ROUTER)
-        return LoopSocket(loop, socket, functools.partial(on_request, channel))
+        return Replies(loop, socket, functools.partial(on_request, channel))
 
 
 class Publisher:
@@ -164,11 +165,12 @@ class Publisher:
         self._bytes = 0
         self._unread = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._closes: float | None = None
         socket.setsockopt(zmq.XPUB_NODROP, 1)
 
     def send(self, frames: Frames) -> None:
         """Publish a message, now or soon."""
-        if not self._waiting and self._try(frames):
+        if self._closes is not None or (not self._waiting and self._try(frames)):
             return
         self._waiting.append(frames)
         self._bytes += sum(map(len, frames))
@@ -177,11 +179,19 @@ class Publisher:
             self._on_behind(True)
 
     def close(self, linger: int) -> None:
-        """Publish what waits, and close."""
+        """Publish what waits, and close: once clients have taken it, or after `linger` ms."""
+        self._closes = self._loop.time() + linger / 1000
+        if not (self._waiting and linger):
+            self._close()
+
+    def _close(self) -> None:
         if self._timer:
             self._timer.cancel()
+            self._timer = None
+        if self._socket.closed:
+            return
         self._drop(len(self._waiting))
-        self._socket.close(linger)
+        self._socket.close(max(0, int(((self._closes or 0.0) - self._loop.time()) * 1000)))
 
     def _try(self, frames: Frames) -> bool:
         try:
@@ -200,7 +210,9 @@ class Publisher:
             self._drop(len(self._waiting))
         elif self._unread > self._patience:
             self._drop(_RETRY_MESSAGES)  # not all at once: that would be too much for the others' queues
-        if self._waiting:
+        if self._closes is not None and (not self._waiting or self._loop.time() > self._closes):
+            self._close()
+        elif self._waiting:
             self._timer = self._loop.call_later(_RETRY, self._retry)
         else:
             self._on_behind(False)
@@ -217,9 +229,6 @@ class Publisher:
     def _remove_first(self) -> None:
         self._bytes -= sum(map(len, self._waiting.popleft()))
 
-
-_QUEUE = 32
-"""Messages in the queue of a client that does not read."""
 
 _RETRY = 0.001
 """Seconds until a socket that was full is tried again."""

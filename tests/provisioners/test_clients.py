@@ -14,6 +14,7 @@ from farkernel.launcher.protocol import PORT_NAMES, Channel
 from farkernel.launcher.sockets import size
 from farkernel.provisioners import clients as clients_module
 from farkernel.provisioners.clients import Clients
+from farkernel.provisioners.unanswered import Problem
 from tests.launcher.ends import until
 
 KEY = b"key"
@@ -159,6 +160,26 @@ def test_messages_without_a_reply_are_bounded_too_and_the_cell_says_so() -> None
             assert 5 < len(site.to_kernel) < 15
 
     asyncio.run(flood())
+
+
+def test_every_open_request_of_a_kernel_that_dies_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are, and though the client did not read meanwhile."""
+    monkeypatch.setattr(clients_module, "OPEN_LIMIT", 64 * LIMIT)
+
+    async def die() -> None:
+        with contextlib.closing(Site()) as site:
+            site.clients.open("up")
+            requests = []
+            for _ in range(5000):
+                requests.append(site.execute())
+                await asyncio.sleep(0)
+            await until(lambda: len(site.to_kernel) == len(requests))
+            site.clients.end_requests(Problem("KernelDied", "it is dead"))
+            replies = [await site.reply() for _ in requests]
+            assert [reply["parent_header"]["msg_id"] for reply in replies] == requests
+            assert {reply["content"]["ename"] for reply in replies} == {"KernelDied"}
+
+    asyncio.run(die())
 
 
 def test_heartbeats_that_are_none_are_dropped() -> None:

@@ -327,6 +327,112 @@ def test_requests_that_are_held_wait_and_control_passes(short: pathlib.Path) -> 
     asyncio.run(hold())
 
 
+async def _known(fronted: Fronted, channel: Channel, *clients: zmq.Socket[bytes]) -> None:
+    """Wait until the front knows its clients by their names."""
+    for client in clients:
+        client.send(b"hello")
+        await until(lambda client=client: client.poll(0))  # type: ignore[misc]
+        client.recv_multipart()
+
+
+async def _read(client: zmq.Socket[bytes], count: int) -> list[bytes]:
+    """Read so many messages, in haste."""
+    bodies: list[bytes] = []
+    async with asyncio.timeout(30):
+        while len(bodies) < count:
+            if client.poll(0):
+                bodies.append(client.recv_multipart()[-1])
+            else:
+                await asyncio.sleep(0.001)
+    return bodies
+
+
+@pytest.mark.parametrize("kind", [Channel.SHELL, Channel.CONTROL, Channel.STDIN])
+def test_a_client_that_is_late_gets_every_reply_in_order_and_others_do_not_wait_for_it(
+    short: pathlib.Path, kind: Channel
+) -> None:
+    async def answer() -> None:
+        with (
+            Fronted(short) as fronted,
+            fronted.client(kind, identity=b"late") as late,
+            fronted.client(kind, identity=b"quick") as quick,
+        ):
+            await _known(fronted, kind, late, quick)
+            bodies = _bodies(10_000, 100)
+            for body in bodies:
+                fronted.front.send(kind, [b"late", b"", body])
+            fronted.front.send(kind, [b"quick", b"", b"for you"])
+            assert await _read(quick, 1) == [b"for you"]
+            assert await _read(late, len(bodies)) == bodies
+            fronted.front.send(kind, [b"late", b"", b"and more"])
+            assert await _read(late, 1) == [b"and more"]
+
+    asyncio.run(answer())
+
+
+def test_a_client_that_reads_no_reply_costs_bounded_memory_and_no_cpu(
+    short: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def answer() -> None:
+        with Fronted(short) as fronted, fronted.client(Channel.SHELL, identity=b"deaf") as deaf:
+            await _known(fronted, Channel.SHELL, deaf)
+            before = _memory()
+            for _ in range(2000):
+                fronted.front.send(Channel.SHELL, [b"deaf", bytes(100_000)])
+                await asyncio.sleep(0)
+            assert _memory() - before < 180 * 2**20  # of 200 here, and what ZeroMQ has let the client take
+            assert caplog.messages == ["a client does not read its replies: what is more than 32 MB is lost"]
+            await asyncio.sleep(0.5)
+            await assert_at_rest()
+
+    asyncio.run(answer())
+
+
+def test_what_waits_for_a_client_that_is_gone_goes_with_it(short: pathlib.Path) -> None:
+    async def answer() -> None:
+        with Fronted(short) as fronted:
+            with fronted.client(Channel.SHELL, identity=b"tab") as old:
+                await _known(fronted, Channel.SHELL, old)
+                for body in _bodies(5_000, 100):
+                    fronted.front.send(Channel.SHELL, [b"tab", body])
+            await asyncio.sleep(0.3)
+            with fronted.client(Channel.SHELL, identity=b"tab") as new:
+                fronted.front.send(Channel.SHELL, [b"nobody", b"x"])
+                new.send(b"hello")
+                await until(lambda: new.poll(0))
+                assert new.recv() == b"hello"
+
+    asyncio.run(answer())
+
+
+def test_what_is_answered_last_reaches_a_client_that_is_late_after_the_front_is_closed(short: pathlib.Path) -> None:
+    """A job that ends answers all that is open, and the front is closed at once."""
+
+    async def answer() -> None:
+        with (
+            Fronted(short) as fronted,
+            fronted.client(Channel.SHELL, identity=b"me") as shell,
+            fronted.client(Channel.IOPUB, zmq.SUB) as iopub,
+        ):
+            await _known(fronted, Channel.SHELL, shell)
+            async with asyncio.timeout(30):
+                while not iopub.poll(0):
+                    fronted.front.send(Channel.IOPUB, [b"hello"])
+                    await asyncio.sleep(0.02)
+            bodies = _bodies(5_000, 100)
+            for body in bodies:
+                fronted.front.send(Channel.SHELL, [b"me", body])
+                fronted.front.send(Channel.IOPUB, [body])
+            fronted.front.close(5000)
+            assert not pathlib.Path(fronted.front.connection_info["ip"]).parent.exists()
+            assert await _read(shell, len(bodies)) == bodies
+            output = await _read(iopub, len(bodies))
+            output += await _read(iopub, output.count(b"hello"))
+            assert [body for body in output if body != b"hello"] == bodies
+
+    asyncio.run(answer())
+
+
 # ---- where ----
 
 
