@@ -46,10 +46,20 @@ _FLUSH = 0.005
 """Seconds from the end of a connection, as libzmq tells it, until all that came is there to be received."""
 
 _HELD = 256 * 2**20
-"""Bytes of iopub that are kept while the link is full; of what is no output twice as many, and every state."""
+"""Bytes of iopub that are kept while the link is full; beyond that output is dropped, and counted."""
 
-_OUTPUTS = frozenset({"stream", "display_data", "update_display_data", "execute_result"})
-"""What may be dropped then; without the others a cell would run for ever, or a widget go wrong."""
+_PATIENCE = {"stream": 1, "display_data": 1, "update_display_data": 1, "execute_result": 1, "": 1, "status": 3}
+"""How often as much is kept before a message of a type is dropped; twice as much for those that are not named.
+
+Without its states a cell would run for ever, and a widget go wrong without its messages. All the requests that a kernel
+may have (two states for each) need less: only one that says nothing else for ever loses a state.
+"""
+
+_REPLIES = 64 * 2**20
+"""Bytes on the other channels that a full link takes all the same; what follows is left with the kernel."""
+
+_UNREAD = 32
+"""Messages of these that ZeroMQ then keeps here."""
 
 
 class Kernel:
@@ -88,6 +98,7 @@ class Kernel:
         self._held: collections.deque[Frames] = collections.deque()
         self._held_bytes = 0
         self._dropped = 0
+        self._replies_bytes = 0
         self._hooks: list[Hook] = []
         self._meter = usage.Meter()
         self._usage_timer: asyncio.TimerHandle | None = None
@@ -116,7 +127,8 @@ class Kernel:
     def hold_output(self, hold: bool) -> None:
         """Keep what the kernel publishes, or let it go: the link is full, or free again.
 
-        What is kept is bounded; beyond that output is dropped, and counted.
+        What is kept is bounded; beyond that output is dropped, and counted. Replies are not: there is room for many,
+        and then they are left with the kernel.
         """
         self._holding = hold
         while self._held and not self._holding:
@@ -126,6 +138,10 @@ class Kernel:
         if self._dropped and not self._holding:
             self._report(OutputDropped(*self._ids, self._dropped))
             self._dropped = 0
+        if not self._holding:
+            self._replies_bytes = 0
+            for socket in self._sockets.values():
+                socket.resume()
 
     def warn(self, seconds: float, hook: list[str], variables: Mapping[str, str]) -> None:
         """Tell that the job ends soon, and run a hook beside the kernel.
@@ -200,6 +216,7 @@ class Kernel:
             socket.rcvhwm = _BURST
             socket.subscribe(b"")
         else:
+            socket.rcvhwm = _UNREAD
             if channel != Channel.HB:
                 socket.sndhwm = 0  # a kernel that is busy for hours still gets every request
             socket.routing_id = identity
@@ -229,6 +246,8 @@ class Kernel:
             self._publish(frames)
         else:
             self._forward(channel, frames)
+            if self._holding and channel != Channel.IOPUB:
+                self._count_reply(frames)
 
     def _publish(self, frames: Frames) -> None:
         if self._holding or self._held:
@@ -239,12 +258,18 @@ class Kernel:
     def _hold(self, frames: Frames) -> None:
         if self._held_bytes > _HELD:
             message = wire.parse(frames)
-            kind = message.type if message else ""
-            if not kind or kind in _OUTPUTS or (kind != "status" and self._held_bytes > 2 * _HELD):
+            if self._held_bytes > _PATIENCE.get(message.type if message else "", 2) * _HELD:
                 self._dropped += 1
                 return
         self._held.append(frames)
         self._held_bytes += size(frames)
+
+    def _count_reply(self, frames: list[Any]) -> None:
+        self._replies_bytes += size(frames)
+        if self._replies_bytes > _REPLIES:
+            for channel, socket in self._sockets.items():
+                if channel != Channel.IOPUB:
+                    socket.pause()
 
     # ---- is it there? ----
 
