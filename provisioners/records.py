@@ -7,14 +7,31 @@ import re
 from dataclasses import asdict, dataclass
 from enum import StrEnum, auto
 from json import dumps
+from typing import Annotated
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from farkernel.provisioners.life import Phase
 
 
 class BadRecord(Exception):
     """What lies there is no record, or one of a version that this one cannot read."""
+
+
+def _if_it_can_be(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+    """Take a number that cannot be for one that is not known: its kernel is there all the same."""
+    try:
+        return validate(value)
+    except ValidationError:
+        return None
+
+
+# A record may come from a disk that was full or a clock that was wrong. What is beyond these no calendar and no
+# system call takes.
+_Id = Annotated[int, Field(ge=0, lt=2**32)]
+_Time = Annotated[Annotated[float, Field(ge=0, lt=1e11)] | None, WrapValidator(_if_it_can_be)]
+_Seconds = Annotated[Annotated[float, Field(ge=0, lt=1e15)] | None, WrapValidator(_if_it_can_be)]
+_Bytes = Annotated[Annotated[int, Field(ge=0, lt=2**63)] | None, WrapValidator(_if_it_can_be)]
 
 
 @dataclass(frozen=True)
@@ -29,7 +46,7 @@ class Server:
     host: str
     boot: str
     space: str
-    pid: int
+    pid: _Id
     born: str
 
 
@@ -82,15 +99,15 @@ class Record:
     server: Server
     phase: Phase = Phase.IDLE
     reason: str = ""
-    job_id: int | None = None
+    job_id: _Id | None = None
     node: str = ""
-    launcher: int = 0
-    submitted: float | None = None
-    started: float | None = None
-    ends: float | None = None
-    memory: int | None = None
-    cpu: float | None = None
-    ended: float | None = None
+    launcher: _Id = 0
+    submitted: _Time = None
+    started: _Time = None
+    ends: _Time = None
+    memory: _Bytes = None
+    cpu: _Seconds = None
+    ended: _Time = None
     why: str = ""
 
 

@@ -1,5 +1,8 @@
 """Whatever Slurm, a launcher, a container runtime or a kernelspec says: never a crash, and never another exception."""
 
+import contextlib
+import dataclasses
+import io
 import json
 import os
 from datetime import datetime
@@ -12,11 +15,14 @@ from hypothesis import strategies as st
 from farkernel.launcher import protocol, wire
 from farkernel.launcher.protocol import Channel, KernelEnded, KernelRefused, ProtocolError
 from farkernel.provisioners import commands, kernel_failures, launch_failures, refusals, states
-from farkernel.provisioners.cli import check_launcher, check_slurm, image_probe
+from farkernel.provisioners.cli import check_launcher, check_slurm, image_probe, ps
 from farkernel.provisioners.containers.base import ImageStore
 from farkernel.provisioners.containers.registry import container_of, find_runtime, runtime_names
-from farkernel.provisioners.errors import FarkernelError, RequestError
+from farkernel.provisioners.errors import FarkernelError, KernelNotFound, RequestError
+from farkernel.provisioners.life import Phase
+from farkernel.provisioners.listing import chore, find, rows, with_jobs
 from farkernel.provisioners.process import Finished
+from farkernel.provisioners.records import BadRecord, Fate, Record, Server, decode, encode
 from farkernel.provisioners.request import (
     ContainerRequest,
     Request,
@@ -24,6 +30,7 @@ from farkernel.provisioners.request import (
     parse_request,
     request_keys,
 )
+from farkernel.provisioners.server_process import fate
 from farkernel.provisioners.unanswered import Problem, answers
 from farkernel.provisioners.unanswered import Request as OpenRequest
 
@@ -172,9 +179,9 @@ DEEP = b"[" * 100_000
 @settings(max_examples=EXAMPLES)
 @given(data=st.one_of(st.binary(max_size=100), st.just(DEEP), JSON.map(lambda value: json.dumps(value).encode())))
 def test_what_is_no_message_of_the_protocol_is_refused(data: bytes) -> None:
-    for decode in (protocol.decode_answer, protocol.decode_order, protocol.decode_event):
+    for read in (protocol.decode_answer, protocol.decode_order, protocol.decode_event):
         with pytest.raises(ProtocolError):
-            decode(data)
+            read(data)
 
 
 @settings(max_examples=EXAMPLES)
@@ -307,3 +314,73 @@ def test_a_kernelspec_with_text_that_no_system_takes_is_refused(
 
 def test_a_usual_kernelspec_is_taken() -> None:
     check_kernelspec(["python3", "-f", "{connection_file}"], {"A": "", "B": 1, "C": "\u00e9"}, source="kernel.json")
+
+
+# ---- records ----
+
+ODD = [
+    "1e400",
+    "-1e400",
+    "1e-400",
+    "NaN",
+    "-Infinity",
+    "1" + "0" * 5000,
+    "1" + "0" * 400,
+    "1" + "0" * 30,
+    "-1",
+    "1e300",
+]
+NUMBERS = st.one_of(JSON.map(json.dumps), st.sampled_from([*ODD, "1e11", str(2**63), "true"]))
+SERVER = Server(host="cori01", boot="b", space="pid:[1]", pid=42, born="1000")
+RECORD = json.loads(encode(Record("aaaaaaaa-1", "cori-knl", "Cori KNL", "a.ipynb", SERVER, Phase.PENDING, job_id=7)))
+ENTRY = commands.QueueEntry(7, states.JobState.RUNNING, "None", datetime(2026, 11, 22), False, "n", 3600.0)  # noqa: DTZ001
+
+
+def _record(changes: dict[str, str], server: dict[str, str]) -> bytes:
+    """Return a record with other values, as a file would have them."""
+
+    def merged(fields: dict[str, Any], texts: dict[str, str]) -> str:
+        parts = {name: json.dumps(value) for name, value in fields.items()} | texts
+        return "{" + ", ".join(f'"{name}": {text}' for name, text in parts.items()) + "}"
+
+    return merged(RECORD, {"server": merged(RECORD["server"], server), **changes}).encode()
+
+
+@settings(max_examples=4 * EXAMPLES)
+@given(
+    changes=st.dictionaries(st.sampled_from(sorted(RECORD)), NUMBERS, max_size=4),
+    server=st.dictionaries(st.sampled_from(sorted(RECORD["server"])), NUMBERS, max_size=2),
+)
+@example(changes={"ends": "1e400", "submitted": "NaN"}, server={})
+@example(changes={"ended": "1e300", "kernel_id": '""'}, server={})
+@example(changes={"job_id": "-1"}, server={})
+def test_a_record_is_shown_or_is_none(changes: dict[str, str], server: dict[str, str]) -> None:
+    try:
+        record = decode(_record(changes, server))
+    except BadRecord:
+        return
+    assert decode(encode(record)) == record
+    fate(record.server, SERVER)
+    for entries in (None, {}, {record.job_id or 0: ENTRY}):
+        found = with_jobs([(record, Fate.ALIVE), (record, Fate.GONE)], entries)
+        shown = rows(found, 1_795_700_000.0)
+        with contextlib.redirect_stdout(io.StringIO()):
+            ps._show(shown)
+        assert json.dumps([dataclasses.asdict(row) for row in shown], allow_nan=False)
+        assert {chore(found[1], force=force) for force in (False, True)}
+    with pytest.raises(KernelNotFound):
+        find("cori-knl", [dataclasses.replace(record, kernelspec="cori-knl")] * 2)
+
+
+@pytest.mark.parametrize("field", ["submitted", "started", "ends", "ended", "memory", "cpu"])
+@pytest.mark.parametrize("number", ["1e400", "NaN", "-1", "1" + "0" * 30, '"x"'])
+def test_a_number_that_cannot_be_hides_no_kernel(field: str, number: str) -> None:
+    assert decode(_record({field: number}, {})) == decode(_record({}, {}))
+
+
+@pytest.mark.parametrize("field", ["job_id", "launcher"])
+@pytest.mark.parametrize("number", ["1e400", "NaN", "-1", "1" + "0" * 30, '"x"', "0.5"])
+def test_a_job_that_cannot_be_is_nobodys(field: str, number: str) -> None:
+    """Nothing is to be cancelled or killed by such a name."""
+    with pytest.raises(BadRecord):
+        decode(_record({field: number}, {}))
