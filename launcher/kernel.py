@@ -59,7 +59,7 @@ _REPLIES = 64 * 2**20
 """Bytes on the other channels that a full link takes all the same; what follows is left with the kernel."""
 
 _UNREAD = 32
-"""Messages of these that ZeroMQ then keeps here."""
+"""Messages of these that ZeroMQ then keeps here; and of what a kernel leaves unread on stdin and as heartbeats."""
 
 
 class Kernel:
@@ -217,8 +217,8 @@ class Kernel:
             socket.subscribe(b"")
         else:
             socket.rcvhwm = _UNREAD
-            if channel != Channel.HB:
-                socket.sndhwm = 0  # a kernel that is busy for hours still gets every request
+            # A kernel that is busy for hours still gets every request; it asks for what comes on the others.
+            socket.sndhwm = 0 if channel in {Channel.SHELL, Channel.CONTROL} else _UNREAD
             socket.routing_id = identity
         info = self.process.connection
         separator = "-" if info["transport"] == "ipc" else ":"

@@ -28,7 +28,7 @@ _LONGEST_BEAT = 2**16
 """Bytes in a heartbeat; what is longer is none."""
 
 _ALWAYS = frozenset({"interrupt_request", "shutdown_request"})
-"""Requests that are never refused: they end what is too much."""
+"""Requests that end what is too much: there is as much room again for them alone."""
 
 _TOO_LARGE = Problem("RequestTooLarge", f"farkernel takes requests of up to {MAX_FRAME >> 20} MB")
 _TOO_MANY = Problem(
@@ -170,13 +170,17 @@ class Clients:
             self._on_heartbeat(frames)
             return
         problem = self._problem(frames)
+        if self._room is None and self._unanswered.bytes > OPEN_LIMIT // 2:
+            for where, question in self._unanswered.ask(self._signer):
+                self._to_kernel(where, question)
         passes = self._room is None and problem is None and not self._held_back
         if passes:
             self._to_kernel(channel, frames)  # before it is taken apart, which takes as long as passing it on
         message = wire.parse(frames)
         if message is None:
-            return
-        if problem and message.type not in _ALWAYS:
+            if passes:
+                self._unanswered.sent(channel, None, size(frames))
+        elif problem and not self._passes_always(problem, message):
             self._refuse(channel, message, problem)
         elif self._room is None:
             if not passes:
@@ -195,6 +199,9 @@ class Clients:
             return _TOO_MANY
         self._told_too_many = False
         return None
+
+    def _passes_always(self, problem: Problem, message: wire.Message) -> bool:
+        return problem is _TOO_MANY and message.type in _ALWAYS and self._unanswered.bytes < 2 * OPEN_LIMIT
 
     def _refuse(self, channel: Channel, message: wire.Message, problem: Problem) -> None:
         if is_request(message):

@@ -6,6 +6,7 @@ finds that it has ended, answers what is open (Jupyter messaging spec, "Messages
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,11 @@ from farkernel.launcher.protocol import Channel
 from farkernel.launcher.sockets import Frames
 
 _REQUEST = "_request"
+_OURS = b"farkernel"
+"""The client that asks questions of our own; a reply to it reaches nobody."""
+
+Lane = tuple[Channel, str]
+"""What a kernel takes one after the other: a channel, and of shell one of its subshells."""
 
 Which = Callable[[wire.Message], bool]
 """Chooses among requests."""
@@ -49,9 +55,15 @@ class Request:
         return executes(self.message)
 
     @property
-    def subshell(self) -> object:
-        """Which of the kernel's subshells takes it."""
-        return self.message.header.get("subshell_id")
+    def ours(self) -> bool:
+        """Whether it is a question of our own."""
+        return self.message.identities == [_OURS]
+
+    @property
+    def lane(self) -> Lane:
+        """What it is taken in."""
+        subshell = self.message.header.get("subshell_id")
+        return self.channel, subshell if isinstance(subshell, str) else ""
 
 
 @dataclass(frozen=True)
@@ -72,19 +84,44 @@ class Problem:
 class Unanswered:
     """Follows what passes between the clients and the kernel.
 
+    A kernel says nothing to requests that it does not know, such as a debugger's, nor to messages that want no reply.
+    They count until something that it has taken after them has its reply; where nobody else asks, `ask` does.
+
     :ivar bytes: what is open takes in memory, here and at least once more on the way to the kernel
     """
 
     def __init__(self) -> None:
         self.bytes = 0
         self._requests: dict[str, Request] = {}
+        self._silent = itertools.count()
+        self._unasked: set[Lane] = set()
+        self._asked: set[Lane] = set()
 
-    def sent(self, channel: Channel, message: wire.Message, size: int = 0) -> None:
-        """Note a client's message; one that is repeated counts each time."""
-        if is_request(message):
+    def sent(self, channel: Channel, message: wire.Message | None, size: int = 0) -> None:
+        """Note a client's message, None if it is not one of Jupyter's; one that is repeated counts each time."""
+        if message and is_request(message):
             before = self._requests.get(message.id)
-            self._requests[message.id] = Request(channel, message, size + (before.size if before else 0))
-            self.bytes += size
+            request = Request(channel, message, size + (before.size if before else 0))
+        elif channel in {Channel.SHELL, Channel.CONTROL}:
+            header = {"msg_id": f"\0{next(self._silent)}", "subshell_id": message and message.header.get("subshell_id")}
+            request = Request(channel, wire.Message([], header, {}, b""), size)
+        else:
+            return  # an answer to the kernel's own question: the launcher keeps a few for it, and no more
+        self._requests[request.message.id] = request
+        self.bytes += size
+        if not request.executes:
+            self._unasked.add(request.lane)
+
+    def ask(self, signer: wire.Signer) -> Iterator[tuple[Channel, list[bytes]]]:
+        """Yield questions of our own, to go behind all that may be open for ever; one at a time for each lane."""
+        for lane in self._unasked - self._asked:
+            channel, subshell = lane
+            header = signer.header("kernel_info_request") | ({"subshell_id": subshell} if subshell else {})
+            question = Request(channel, wire.Message([_OURS], header, {}, b"{}"))
+            self._requests[question.message.id] = question
+            self._unasked.remove(lane)
+            self._asked.add(lane)
+            yield channel, signer.frames(header, {}, identities=[_OURS])
 
     def answered(self, channel: Channel, frames: Frames) -> None:
         """Note a reply."""
@@ -94,20 +131,22 @@ class Unanswered:
         request = self._requests.get(message.parent_id) if message else None
         if request:
             self._forget([request, *self._passed_over(channel, request)])
+            if request.ours:
+                self._asked.discard(request.lane)
 
     def _passed_over(self, channel: Channel, answered: Request) -> Iterator[Request]:
-        # A kernel says nothing to requests that it does not know, such as a debugger's. What it takes one after the
-        # other it has taken: they must not count for ever.
         for request in self._requests.values():
             if request is answered:
                 return
-            if request.channel == channel and not request.executes and request.subshell == answered.subshell:
+            if request.channel == channel and not request.executes and request.lane == answered.lane:
                 yield request
 
     def _forget(self, requests: Iterable[Request]) -> None:
         for request in list(requests):
             del self._requests[request.message.id]
             self.bytes -= request.size
+        if not self._requests:
+            self._unasked.clear()
 
     def running(self) -> Request | None:
         """Return the execute_request that has waited longest, of those that show something: the cell that runs."""
@@ -115,10 +154,11 @@ class Unanswered:
         return next(shown, None)
 
     def take(self, which: Which = lambda message: True) -> list[Request]:
-        """Return what is open, oldest first, and forget it."""
-        taken = [request for request in self._requests.values() if which(request.message)]
+        """Return the requests that are open, oldest first, and forget them."""
+        taken = [request for request in self._requests.values() if request.ours or which(request.message)]
+        self._asked.clear()
         self._forget(taken)
-        return taken
+        return [request for request in taken if is_request(request.message) and not request.ours]
 
 
 def answers(

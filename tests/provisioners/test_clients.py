@@ -88,12 +88,12 @@ class Site:
                 self.clients.tell("waiting")
                 await asyncio.sleep(0.01)
 
-    def answer(self, frames: list[bytes]) -> None:
+    def answer(self, frames: list[bytes], channel: Channel = Channel.SHELL) -> None:
         """Let the kernel answer what has come to it."""
         identities, rest = self.kernel.feed_identities(frames)
         request: Any = self.kernel.deserialize(rest)
         reply = self.kernel.msg("execute_reply", {"status": "ok"}, parent=request)
-        self.clients.from_kernel(Channel.SHELL, self.kernel.serialize(reply, ident=identities))
+        self.clients.from_kernel(channel, self.kernel.serialize(reply, ident=identities))
 
     def close(self) -> None:
         self.clients.close()
@@ -160,6 +160,58 @@ def test_messages_without_a_reply_are_bounded_too_and_the_cell_says_so() -> None
             assert 5 < len(site.to_kernel) < 15
 
     asyncio.run(flood())
+
+
+@pytest.mark.parametrize("kind", ["comm_msg", "usage_request"])
+@pytest.mark.parametrize("channel", [Channel.SHELL, Channel.CONTROL])
+def test_what_a_kernel_says_nothing_to_is_bounded_and_not_for_ever(kind: str, channel: Channel) -> None:
+    async def flood() -> None:
+        with contextlib.closing(Site()) as site:
+            site.clients.open("up")
+            for _ in range(30):
+                site.send(kind, {"data": "x" * 100_000}, channel)
+                await asyncio.sleep(0.001)
+            await until(lambda: len(site.to_kernel) > 8)
+            await asyncio.sleep(0.1)
+            assert sum(size(frames) for _, frames in site.to_kernel) < 1.1 * LIMIT
+
+            (question,) = [frames for _, frames in site.to_kernel if b"kernel_info_request" in b"".join(frames)]
+            site.answer(question, channel)
+            site.to_kernel.clear()
+            later = site.execute()
+            await until(lambda: any(later.encode() in b"".join(frames) for _, frames in site.to_kernel))
+
+    asyncio.run(flood())
+
+
+@pytest.mark.parametrize("waiting", [True, False], ids=["waiting", "running"])
+def test_interrupts_without_end_are_bounded_too(waiting: bool) -> None:
+    async def flood() -> None:
+        with contextlib.closing(Site()) as site:
+            if not waiting:
+                site.clients.open("up")
+            for _ in range(40):
+                site.send("interrupt_request", {"data": "x" * 100_000}, Channel.CONTROL)
+                await asyncio.sleep(0.001)
+            replies = [await site.reply(Channel.CONTROL) for _ in range(40 if waiting else 19)]
+            assert {reply["content"]["status"] for reply in replies} == {"ok" if waiting else "error"}
+            assert sum(size(frames) for _, frames in site.to_kernel) < 2.2 * LIMIT
+
+    asyncio.run(flood())
+
+
+def test_an_interrupt_that_is_too_large_for_the_launcher_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would end the connection, again and again: nothing could be done for any kernel of the job."""
+    monkeypatch.setattr(clients_module, "MAX_FRAME", 100_000)
+
+    async def send() -> None:
+        with contextlib.closing(Site()) as site:
+            site.clients.open("up")
+            site.send("interrupt_request", {"data": "x" * 100_000}, Channel.CONTROL)
+            assert (await site.reply(Channel.CONTROL))["content"]["ename"] == "RequestTooLarge"
+            assert site.to_kernel == []
+
+    asyncio.run(send())
 
 
 def test_every_open_request_of_a_kernel_that_dies_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:

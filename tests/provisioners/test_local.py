@@ -27,6 +27,7 @@ from nbclient import NotebookClient
 from traitlets.config import Config
 
 from farkernel.launcher.endpoints import MAX_FRAME
+from farkernel.provisioners import clients
 from farkernel.provisioners.errors import (
     FarkernelError,
     ImportFailed,
@@ -207,6 +208,27 @@ for i in range({}):
     if i % 200 == 0:
         time.sleep(0.02)
 """
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize("kind", ["usage_request", "comm_msg", ""])
+@pytest.mark.parametrize("channel", ["shell", "control"])
+def test_what_a_kernel_says_nothing_to_does_not_use_up_its_room(
+    monkeypatch: pytest.MonkeyPatch, kind: str, channel: str
+) -> None:
+    monkeypatch.setattr(clients, "OPEN_LIMIT", 2**20)
+
+    async def use() -> None:
+        async with _notebook() as notebook:
+            session = notebook.client.session
+            socket = getattr(notebook.client, f"{channel}_channel").socket
+            for _ in range(8):
+                for _ in range(5):
+                    message = session.msg(kind or "none", {"comm_id": "x", "data": "x" * 100_000})
+                    socket.send_multipart(session.serialize(message) if kind else [bytes(100_000)])
+                assert await notebook.text("print('on')") == "on\n"
+
+    asyncio.run(use())
 
 
 @pytest.mark.usefixtures("site")

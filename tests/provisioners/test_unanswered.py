@@ -54,6 +54,45 @@ def test_a_request_that_the_kernel_passes_over_is_not_open_for_ever() -> None:
     assert later
 
 
+@pytest.mark.parametrize("kind", ["usage_request", "comm_msg", None])
+@pytest.mark.parametrize(("channel", "subshell"), [(Channel.SHELL, ""), (Channel.SHELL, "s1"), (Channel.CONTROL, "")])
+def test_what_a_kernel_says_nothing_to_counts_until_it_has_answered_what_came_after_it(
+    kind: str | None, channel: Channel, subshell: str
+) -> None:
+    unanswered = Unanswered()
+    signer = wire.Signer(KEY, "hmac-sha256")
+
+    def send() -> None:
+        message = CLIENT.msg(kind or "")
+        message["header"] |= {"subshell_id": subshell} if subshell else {}
+        unanswered.sent(channel, wire.parse(CLIENT.serialize(message)) if kind else None, 1000)
+
+    send()
+    send()
+    ((where, question),) = unanswered.ask(signer)
+    send()
+    assert list(unanswered.ask(signer)) == []  # one at a time
+    assert unanswered.bytes == 3000
+    _, rest = CLIENT.feed_identities(question)
+    asked: Any = CLIENT.deserialize(rest)
+    assert (where, asked["header"].get("subshell_id", "")) == (channel, subshell if kind else "")
+
+    reply = KERNEL.msg("kernel_info_reply", {"status": "ok"}, parent=asked)
+    unanswered.answered(channel, KERNEL.serialize(reply))
+    assert unanswered.bytes == 1000
+    assert len(list(unanswered.ask(signer))) == 1
+
+
+def test_a_kernel_that_is_gone_owes_nothing_and_the_next_one_is_asked_anew() -> None:
+    unanswered = Unanswered()
+    signer = wire.Signer(KEY, "hmac-sha256")
+    for _ in range(2):
+        unanswered.sent(Channel.SHELL, None, 1000)
+        assert len(list(unanswered.ask(signer))) == 1
+        assert unanswered.take() == []
+        assert unanswered.bytes == 0
+
+
 def test_what_is_open_is_counted_as_often_as_it_was_sent() -> None:
     unanswered = Unanswered()
     request = CLIENT.msg("execute_request", {"code": "1"})
