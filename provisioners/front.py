@@ -28,6 +28,9 @@ from farkernel.launcher.sockets import Frames, send
 from farkernel.provisioners.places import unusable
 from farkernel.provisioners.replies import QUEUE, Replies
 
+_LONGEST_TOPIC = 2**16
+"""Bytes in a subscription, which are the only thing that iopub takes; a PUB keeps dozens of bytes for each."""
+
 _PUBLIC, _REAL = "k", "r"
 LONGEST_NAME = "r-5"
 """The longest name in a front's directory."""
@@ -120,6 +123,8 @@ class Front:
         if kind == zmq.ROUTER:
             socket.router_handover = True  # a tab that reconnects uses its identity again
             socket.rcvhwm = QUEUE  # what is left with the clients does not fill the memory here
+        else:
+            socket.maxmsgsize = _LONGEST_TOPIC
         socket.sndhwm = QUEUE
         socket.bind(f"ipc://{self._directory.path}/{_REAL}-{int(channel)}")
         return socket

@@ -8,11 +8,14 @@ import textwrap
 from typing import Any, cast
 
 import pytest
+import zmq
 
 from farkernel.launcher import main, protocol
+from farkernel.launcher.endpoints import MAX_FRAME
 from farkernel.launcher.link import Kind
 from farkernel.launcher.protocol import Channel, Failed, KernelEnded, KernelReady, KernelRefused
 from farkernel.provisioners.payload import payload
+from tests.launcher import garbage
 from tests.launcher.ends import Ends, until
 from tests.launcher.launched import Launched, command, ipykernel
 from tests.launcher.test_endpoints import Stranger, _frame
@@ -109,12 +112,91 @@ def test_garbage_on_the_link_and_from_the_kernel_disturbs_no_cell(short: pathlib
     asyncio.run(use())
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_connections_that_are_none_disturb_no_cell(short: pathlib.Path, seed: int) -> None:
+    """To the launcher's port, which everybody on the network can reach."""
+
+    async def use() -> None:
+        async with Launched(short, ipykernel()) as launched:
+            started = await launched.connect()
+            await launched.event(KernelReady)
+            await asyncio.to_thread(garbage.attack, ("127.0.0.1", started.port), seed, 200)
+            assert await launched.printed("print('on')") == "on\n"
+
+    asyncio.run(use())
+
+
+def test_a_frame_that_is_larger_than_any_is_not_taken_and_the_link_goes_on(short: pathlib.Path) -> None:
+    """From a peer that has the key: the front takes care that none is sent."""
+
+    async def use() -> None:
+        async with Launched(short, ipykernel()) as launched:
+            started = await launched.connect()
+            await launched.event(KernelReady)
+            with zmq.Context() as context:
+                peer = context.socket(zmq.DEALER)
+                peer.routing_id = b"00000000"  # sorts before the link's own
+                peer.curve_serverkey = started.server_key.encode()
+                peer.curve_publickey, peer.curve_secretkey = launched._keys
+                peer.connect(f"tcp://127.0.0.1:{started.port}")
+                for frames in [bytes(MAX_FRAME + 1)], [b"x" * 26, bytes(MAX_FRAME + 1)], [b""] * 1000:
+                    peer.send_multipart(frames)
+                assert await launched.printed("print('on')") == "on\n"
+                peer.close(0)
+            assert await launched.printed("print('still on')") == "still on\n"
+
+    asyncio.run(use())
+
+
 KERNEL_SENDS_GARBAGE = textwrap.dedent("""
     socket = get_ipython().kernel.iopub_socket
     for frames in [b""], [b"x"] * 1000, [b"<IDS|MSG>"], [b"t", b"<IDS|MSG>", b"", b"[" * 100000, b"{}", b"{}", b"{}"]:
         socket.send_multipart(frames)
     print("sent")
 """)
+
+# Answers what it is asked as it should, and says nonsense on every channel in between.
+NONSENSE = textwrap.dedent("""
+    import json, os, sys, zmq
+    info = json.load(open(sys.argv[-1]))
+    context = zmq.Context()
+    sockets = {}
+    for name, kind in ("shell", zmq.ROUTER), ("control", zmq.ROUTER), ("stdin", zmq.ROUTER), ("iopub", zmq.PUB), \
+            ("hb", zmq.ROUTER):
+        sockets[name] = context.socket(kind)
+        sockets[name].bind(f"ipc://{info['ip']}-{info[name + '_port']}")
+    deep = [b"<IDS|MSG>", b"", b"[" * 100000, b"{}", b"{}", b"{}"]
+    nulls = [b"<IDS|MSG>", b"", b"null", b"null", b"null", b"null"]
+    while True:
+        frames = sockets["shell"].recv_multipart()
+        at = frames.index(b"<IDS|MSG>")
+        for name, socket in sockets.items():
+            for body in [b""], [b"x"] * 1000, [b"<IDS|MSG>"], deep, nulls, [os.urandom(2**20)]:
+                socket.send_multipart([frames[0], *body])
+        def message(kind, content):
+            header = json.dumps({"msg_id": "1", "msg_type": kind}).encode()
+            return [*frames[1:at], b"<IDS|MSG>", b"", header, frames[at + 2], b"{}", json.dumps(content).encode()]
+        for state in "busy", "idle":
+            sockets["iopub"].send_multipart(message("status", {"execution_state": state}))
+        kind = json.loads(frames[at + 2])["msg_type"].replace("_request", "_reply")
+        sockets["shell"].send_multipart([frames[0], *message(kind, {"status": "ok"})])
+""")
+
+
+def test_nonsense_from_a_kernel_on_every_channel_disturbs_no_reply(short: pathlib.Path) -> None:
+    async def use() -> None:
+        async with Launched(short, command(sys.executable, "-c", NONSENSE, "{connection_file}")) as launched:
+            await launched.connect()
+            await launched.event(KernelReady)
+            for _ in range(5):
+                assert (await launched.reply(launched.execute("1"))).content == {"status": "ok"}
+            assert {channel for channel, *_ in launched.messages} >= {Channel.SHELL, Channel.CONTROL, Channel.STDIN}
+            await launched.end_input()
+            _, stderr = await launched.ended()
+            assert "Traceback" not in stderr
+
+    asyncio.run(use())
+
 
 # Answers the launcher's question with states that are none, before it is a kernel.
 SILLY_ANSWERS = textwrap.dedent("""

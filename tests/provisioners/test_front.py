@@ -15,6 +15,7 @@ import zmq
 
 from farkernel.launcher.protocol import PORT_NAMES, Channel
 from farkernel.provisioners.front import Front, Publisher, runtime_directory
+from tests.launcher import garbage
 from tests.launcher.ends import assert_at_rest, until
 
 CONTEXT_TIMEOUT = 30
@@ -260,6 +261,17 @@ def test_it_publishes(short: pathlib.Path) -> None:
             assert client.recv_multipart() == [b"topic", b"body"]
 
     asyncio.run(listen())
+
+
+@pytest.mark.parametrize(("length", "taken"), [(0, True), (10_000, True), (2**20, False)])
+def test_a_topic_that_is_none_is_not_kept(short: pathlib.Path, length: int, taken: bool) -> None:
+    async def subscribe() -> None:
+        with Fronted(short) as fronted:
+            info = fronted.front.connection_info
+            path = f"{info['ip']}-{info['iopub_port']}"
+            assert await asyncio.to_thread(garbage.subscribe, path, length) == taken
+
+    asyncio.run(subscribe())
 
 
 def test_a_client_that_connects_again_with_its_name_takes_over(short: pathlib.Path) -> None:

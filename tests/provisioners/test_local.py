@@ -37,7 +37,7 @@ from farkernel.provisioners.errors import (
     RequestError,
     StartCancelled,
 )
-from tests.launcher import processes
+from tests.launcher import garbage, processes
 from tests.launcher.ends import until
 
 MARK = "FARKERNEL_TEST"
@@ -211,7 +211,7 @@ for i in range({}):
 
 
 @pytest.mark.usefixtures("site")
-@pytest.mark.parametrize("kind", ["usage_request", "comm_msg", ""])
+@pytest.mark.parametrize("kind", ["unknown_request", "comm_msg", ""])
 @pytest.mark.parametrize("channel", ["shell", "control"])
 def test_what_a_kernel_says_nothing_to_does_not_use_up_its_room(
     monkeypatch: pytest.MonkeyPatch, kind: str, channel: str
@@ -455,6 +455,46 @@ def test_garbage_on_the_sockets_disturbs_no_cell() -> None:
                 context.destroy(0)
             assert await notebook.text("print(count)") == "1\n"  # ipykernel itself knows a signature that it has seen
             await notebook.manager.interrupt_kernel()
+            assert await notebook.text("print('still')") == "still\n"
+
+    asyncio.run(use())
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize("seed", range(3))
+def test_connections_that_are_none_disturb_no_cell(site: Site, seed: int) -> None:
+    """To the front's sockets, and to those between the launcher and the kernel."""
+
+    async def use() -> None:
+        async with _notebook() as notebook:
+            sockets = [file for place in (site.fronts, site.nodes) for file in place.rglob("*") if file.is_socket()]
+            real = sorted({str(file.resolve()) for file in sockets})
+            assert len(real) == 10
+            for socket in real:
+                await asyncio.to_thread(garbage.attack, socket, seed, 60)
+            assert await notebook.text("print('on')") == "on\n"
+            assert (await notebook.run("input()", allow_stdin=False))[0]["status"] == "error"
+            await notebook.manager.interrupt_kernel()
+            await notebook.manager.restart_kernel()
+            assert await notebook.text_anew("print('still')") == "still\n"
+
+    asyncio.run(use())
+
+
+@pytest.mark.usefixtures("site")
+def test_subscriptions_that_are_none_disturb_no_cell() -> None:
+    async def use() -> None:
+        async with _notebook() as notebook:
+            await notebook.text("1")
+            with zmq.Context() as context:
+                subscriber = context.socket(zmq.XSUB)
+                subscriber.connect(f"ipc://{notebook.manager.ip}-{notebook.manager.iopub_port}")
+                for number in range(3000):
+                    subscriber.send(b"\1" + b"%d" % number + os.urandom(100))  # a topic that there is none of
+                for frames in [b""], [b"\2x"], [b"\0never"], [b"\1"] * 50, [b"\1" + bytes(10_000)], [b"x"] * 100:
+                    subscriber.send_multipart(frames)
+                assert await notebook.text("print('on')") == "on\n"
+                subscriber.close(0)
             assert await notebook.text("print('still')") == "still\n"
 
     asyncio.run(use())
