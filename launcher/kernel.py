@@ -246,7 +246,7 @@ class Kernel:
             self._publish(frames)
         else:
             self._forward(channel, frames)
-            if self._holding and channel != Channel.IOPUB:
+            if self._holding:
                 self._count_reply(frames)
 
     def _publish(self, frames: Frames) -> None:

@@ -70,6 +70,7 @@ class Talking:
             KernelProcess(order, base, dict(os.environ)),
             forward=lambda channel, frames: self.said.append((channel, frames)),
             report=self.events.append,
+            ended=lambda: None,
         )
 
     def say(self, kind: str, on: str, *, count: int, length: int = 10_000) -> None:
