@@ -9,32 +9,25 @@ import asyncio
 import functools
 import os
 import pathlib
-import re
 import secrets
 import signal
-import sys
 import tempfile
-from collections.abc import Callable
 from typing import Any, cast
 
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.multikernelmanager import MultiKernelManager
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 
-from farkernel.provisioners import environment
 from farkernel.provisioners.background import Background, background
-from farkernel.provisioners.containers.base import Container, Inside
-from farkernel.provisioners.containers.registry import container_of
 from farkernel.provisioners.errors import StartCancelled
-from farkernel.provisioners.job import Job, LocalJob, SlurmJob, Status
-from farkernel.provisioners.kernel_command import with_modules
+from farkernel.provisioners.job import Job, LocalJob, SlurmJob
 from farkernel.provisioners.life import Phase
 from farkernel.provisioners.places import unusable
 from farkernel.provisioners.progress import Progress
-from farkernel.provisioners.records import Record
-from farkernel.provisioners.request import Request, check_kernelspec, parse_request
-from farkernel.provisioners.server_process import this_server
-from farkernel.provisioners.session import Plan, Session
+from farkernel.provisioners.request import Request
+from farkernel.provisioners.restarts import Restarts
+from farkernel.provisioners.session import Session
+from farkernel.provisioners.start import Start, begin, command, new_session, prepare
 
 
 class FarkernelProvisioner(KernelProvisionerBase):
@@ -46,8 +39,7 @@ class FarkernelProvisioner(KernelProvisionerBase):
         self._shared: Background = background()
         self._session: Session | None = None
         self._progress = Progress()
-        self._restart_limit: int | None = None
-        self._told_of_death = False
+        self._restarts = Restarts()
 
     @property
     def session(self) -> Session | None:
@@ -65,51 +57,26 @@ class FarkernelProvisioner(KernelProvisionerBase):
         """Format the command; the connection file stays a placeholder, which the launcher fills on the node."""
         extra_arguments = kwargs.pop("extra_arguments", [])
         kwargs = await super().pre_launch(**kwargs)
-        return {**kwargs, "cmd": self._command(extra_arguments, kwargs)}
-
-    def _command(self, extra_arguments: list[str], kwargs: dict[str, Any]) -> list[str]:
-        # Not the manager's: that turns a bare `python3` into the server's own interpreter, which need not exist on
-        # the node or in an image.
-        names = {"prefix": sys.prefix, "resource_dir": self.kernel_spec.resource_dir, **kwargs}
-        names.pop("connection_file", None)
-
-        def fill(match: re.Match[str]) -> str:
-            return str(names.get(match[1], match[0]))
-
-        return [re.sub(r"\{([A-Za-z0-9_]+)\}", fill, part) for part in [*self.kernel_spec.argv, *extra_arguments]]
+        return {**kwargs, "cmd": command(self.kernel_spec, extra_arguments, kwargs)}
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Start the kernel, or start it anew; returns at once under a server, and when it is up elsewhere."""
         await asyncio.to_thread(self._check_connection_file)
         env = {name: str(value) for name, value in kwargs.get("env", os.environ).items()}
-        request, container = await asyncio.to_thread(self._request)
-        cwd = request.kernel.cwd or kwargs.get("cwd") or "."
-        cwd, home = os.path.abspath(cwd), os.path.expanduser("~")  # noqa: ASYNC240, PTH100, PTH111 (no I/O)
-        inside = Inside(
-            argv=cmd,
-            env=environment.for_kernel(env, os.environ, self.kernel_spec.env),
-            home=home,
-            cwd=[request.kernel.cwd] if request.kernel.cwd else [cwd, home],
-            directory=request.launcher.on_node,
-            name=f"farkernel-{secrets.token_hex(6)}",
-        )
-        plan = Plan(
-            name=self.kernel_spec.display_name,
-            kernel_name=self._kernel_name,
-            language=self.kernel_spec.language,
-            argv=cmd,
-            container=container,
-            command=with_modules(request.kernel.modules, container.command(inside)),
-            cwd=inside.cwd,
+        start = await asyncio.to_thread(
+            prepare,
+            self.kernel_spec,
+            cmd,
+            kernel_name=getattr(self.parent, "kernel_name", ""),
+            env=env,
+            server=os.environ,
+            cwd=kwargs.get("cwd") or ".",
         )
         under_server = isinstance(getattr(self.parent, "parent", None), MultiKernelManager)
         self._progress.enabled = not under_server
-        self._allow_restart()
+        self._restarts.allow(self.parent)
         try:
-            opening = functools.partial(
-                self._open, request, container, environment.for_submission(env, os.environ), cwd
-            )
-            info = await self._shared.run(_start(opening, plan, block=not under_server))
+            info = await self._shared.run(begin(functools.partial(self._open, start), start, block=not under_server))
         except StartCancelled:
             raise
         except BaseException:
@@ -121,12 +88,9 @@ class FarkernelProvisioner(KernelProvisionerBase):
         return self.connection_info
 
     async def post_launch(self, **kwargs: Any) -> None:
-        """Ask to be told when the restarter gives a kernel up: nobody calls cleanup then."""
+        """Ask to be told when the restarter gives a kernel up."""
         await super().post_launch(**kwargs)
-        if not self._told_of_death and getattr(self.parent, "_restarter", None) is not None:
-            assert self.parent
-            self.parent.add_restart_callback(self._on_dead, "dead")
-            self._told_of_death = True
+        self._restarts.on_dead(self.parent, self._on_dead)
 
     def _on_dead(self) -> None:
         if self._session:
@@ -145,55 +109,20 @@ class FarkernelProvisioner(KernelProvisionerBase):
             key = "JUPYTER_RUNTIME_DIR (Jupyter's connection file goes there)" if file else "TMPDIR"
             raise unusable(str(folder), error.strerror or str(error), host="this host", key=key) from error
 
-    @property
-    def _kernel_name(self) -> str:
-        return getattr(self.parent, "kernel_name", "")
-
-    def _request(self) -> tuple[Request, Container]:
-        stanza = self.kernel_spec.metadata.get("kernel_provisioner", {})
-        source = str(pathlib.Path(self.kernel_spec.resource_dir, "kernel.json"))
-        request = parse_request(stanza.get("config", {}), source=source)
-        check_kernelspec(self.kernel_spec.argv, self.kernel_spec.env, source=source)
-        return request, container_of(request, source=source)
-
-    def _open(self, request: Request, container: Container, env: dict[str, str], cwd: str) -> Session:
+    def _open(self, start: Start) -> Session:
         """Return the session, made for the first start, and after its job has ended for good."""
         if self._session is None or self._session.phase.over:
             assert self.parent
-            signing = self.parent.session
-
-            def make_job(on_status: Callable[[Status], None]) -> Job:
-                return self._job(
-                    request,
-                    kernel=self.kernel_spec.display_name,
-                    kernelspec=self._kernel_name,
-                    container=container,
-                    python=request.launcher.python or sys.executable,
-                    env=env,
-                    cwd=cwd,
-                    on_status=on_status,
-                )
-
-            self._session = Session(
+            self._session = new_session(
                 self._shared,
-                request,
-                key=signing.key,
-                signature_scheme=signing.signature_scheme,
-                make_job=make_job,
+                start,
+                kernel_id=self.kernel_id or secrets.token_hex(16),
+                signing=self.parent.session,
+                job=self._job,
                 on_status=self._progress.show,
-                recorder=self._shared.recorder(self._record(env)),
                 log=self.log,
             )
         return self._session
-
-    def _record(self, env: dict[str, str]) -> Record:
-        return Record(
-            kernel_id=self.kernel_id or secrets.token_hex(16),
-            kernelspec=self._kernel_name,
-            display_name=self.kernel_spec.display_name,
-            notebook=env.get("JPY_SESSION_NAME", ""),
-            server=this_server(),
-        )
 
     def _job(self, request: Request, **details: Any) -> Job:
         """Return a job of this provisioner's kind; `details` are the arguments of `Job`."""
@@ -209,20 +138,8 @@ class FarkernelProvisioner(KernelProvisionerBase):
         if session.phase is Phase.ENDING:
             return None  # whoever hears of an end may start anew at once
         if session.phase is Phase.ENDED:
-            self._prevent_restart()
+            self._restarts.prevent(self.parent)
         return session.exit_code
-
-    def _prevent_restart(self) -> None:
-        # A job that has ended is never followed by another one unless somebody asks for it. The restarter's limit
-        # counts deaths in quick succession only: a kernel that hits its walltime would be started anew for ever.
-        restarter = getattr(self.parent, "_restarter", None)
-        if restarter is not None and self._restart_limit is None:
-            self._restart_limit, restarter.restart_limit = restarter.restart_limit, 0
-
-    def _allow_restart(self) -> None:
-        restarter = getattr(self.parent, "_restarter", None)
-        if restarter is not None and self._restart_limit is not None:
-            restarter.restart_limit, self._restart_limit = self._restart_limit, None
 
     async def wait(self) -> int | None:
         """Wait for the kernel's end."""
@@ -259,13 +176,6 @@ class FarkernelProvisioner(KernelProvisionerBase):
     def get_shutdown_wait_time(self, recommended: float = 5.0) -> float:
         """Return `kernel.shutdown_timeout`."""
         return self._session.request.kernel.shutdown_timeout if self._session else recommended
-
-
-async def _start(opening: Callable[[], Session], plan: Plan, *, block: bool) -> dict[str, Any]:
-    """Start a kernel on the background loop; return its connection info."""
-    session = opening()
-    await session.start(plan, block=block)
-    return session.connection_info
 
 
 class SlurmProvisioner(FarkernelProvisioner):

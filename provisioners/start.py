@@ -1,0 +1,180 @@
+"""A start of a kernel, from its kernelspec: what every adapter to Jupyter shares, whichever way Jupyter calls it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pathlib
+import re
+import secrets
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from farkernel.provisioners import environment
+from farkernel.provisioners.background import Background
+from farkernel.provisioners.containers.base import Container, Inside
+from farkernel.provisioners.containers.registry import container_of
+from farkernel.provisioners.job import Job, Status
+from farkernel.provisioners.kernel_command import with_modules
+from farkernel.provisioners.records import Record
+from farkernel.provisioners.request import Request, check_kernelspec, parse_request
+from farkernel.provisioners.server_process import this_server
+from farkernel.provisioners.session import Plan, Session
+
+
+class KernelSpec(Protocol):
+    """A kernelspec as Jupyter has read it.
+
+    https://jupyter-client.readthedocs.io/en/stable/kernels.html#kernel-specs
+    """
+
+    argv: list[str]
+    env: dict[str, str]
+    display_name: str
+    language: str
+    metadata: dict[str, Any]
+    resource_dir: str
+
+
+class Signing(Protocol):
+    """What a kernel's messages are signed with."""
+
+    key: bytes
+    signature_scheme: str
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is to be started.
+
+    :param env: the environment that the job is submitted with
+    :param cwd: where it is submitted
+    :param notebook: the notebook's path, empty if there is none
+    """
+
+    plan: Plan
+    request: Request
+    container: Container
+    env: Mapping[str, str]
+    cwd: str
+    notebook: str
+
+
+def command(spec: KernelSpec, extra_arguments: Sequence[str], names: Mapping[str, Any]) -> list[str]:
+    """Format a kernelspec's command; the connection file stays a placeholder, which the launcher fills on the node.
+
+    :param names: what else may stand in braces
+    """
+    # Not the manager's: that turns a bare `python3` into the server's own interpreter, which need not exist on the
+    # node or in an image.
+    known = {"prefix": sys.prefix, "resource_dir": spec.resource_dir, **names}
+    known.pop("connection_file", None)
+
+    def fill(match: re.Match[str]) -> str:
+        return str(known.get(match[1], match[0]))
+
+    return [re.sub(r"\{([A-Za-z0-9_]+)\}", fill, part) for part in [*spec.argv, *extra_arguments]]
+
+
+def prepare(
+    spec: KernelSpec, argv: list[str], *, kernel_name: str, env: Mapping[str, str], server: Mapping[str, str], cwd: str
+) -> Start:
+    """Read a kernelspec, and make all of it ready that does not depend on the kernel's life; looks at files.
+
+    :param argv: its command, formatted
+    :param kernel_name: Jupyter's name for it
+    :param env: what Jupyter wants the kernel to have
+    :param server: the server's own environment
+    :param cwd: where Jupyter wants it to run
+    :raises RequestError: it asks for something that is not valid
+    """
+    request, container = _request(spec)
+    cwd, home = os.path.abspath(request.kernel.cwd or cwd), os.path.expanduser("~")  # noqa: PTH100, PTH111 (links stay)
+    inside = Inside(
+        argv=argv,
+        env=environment.for_kernel(env, server, spec.env),
+        home=home,
+        cwd=[request.kernel.cwd] if request.kernel.cwd else [cwd, home],
+        directory=request.launcher.on_node,
+        name=f"farkernel-{secrets.token_hex(6)}",
+    )
+    plan = Plan(
+        name=spec.display_name,
+        kernel_name=kernel_name,
+        language=spec.language,
+        argv=argv,
+        container=container,
+        command=with_modules(request.kernel.modules, container.command(inside)),
+        cwd=inside.cwd,
+    )
+    submission = environment.for_submission(env, server)
+    return Start(plan, request, container, submission, cwd, submission.get("JPY_SESSION_NAME", ""))
+
+
+def _request(spec: KernelSpec) -> tuple[Request, Container]:
+    stanza = spec.metadata.get("kernel_provisioner", {})
+    source = str(pathlib.Path(spec.resource_dir, "kernel.json"))
+    request = parse_request(stanza.get("config", {}), source=source)
+    check_kernelspec(spec.argv, spec.env, source=source)
+    return request, container_of(request, source=source)
+
+
+def new_session(
+    shared: Background,
+    start: Start,
+    *,
+    kernel_id: str,
+    signing: Signing,
+    job: Callable[..., Job],
+    on_status: Callable[[str], None],
+    log: logging.Logger | logging.LoggerAdapter[Any],
+) -> Session:
+    """Return the session of a kernel that has none; belongs to the background loop.
+
+    :param job: makes the job; takes the arguments of `Job`
+    :param on_status: takes a line of progress whenever there is news of the queue
+    """
+    plan, request = start.plan, start.request
+
+    def make_job(on_status: Callable[[Status], None]) -> Job:
+        return job(
+            request,
+            kernel=plan.name,
+            kernelspec=plan.kernel_name,
+            container=start.container,
+            python=request.launcher.python or sys.executable,
+            env=start.env,
+            cwd=start.cwd,
+            on_status=on_status,
+        )
+
+    record = Record(
+        kernel_id=kernel_id,
+        kernelspec=plan.kernel_name,
+        display_name=plan.name,
+        notebook=start.notebook,
+        server=this_server(),
+    )
+    return Session(
+        shared,
+        request,
+        key=signing.key,
+        signature_scheme=signing.signature_scheme,
+        make_job=make_job,
+        on_status=on_status,
+        recorder=shared.recorder(record),
+        log=log,
+    )
+
+
+async def begin(opening: Callable[[], Session], start: Start, *, block: bool) -> dict[str, Any]:
+    """Start a kernel on the background loop; return what a connection file says of it.
+
+    :param opening: returns its session
+    :param block: wait until it is up; else return when Slurm has taken the job
+    """
+    session = opening()
+    await session.start(start.plan, block=block)
+    return session.connection_info
