@@ -37,7 +37,7 @@ cluster: $(VENV)/.dev
 	$(BIN)/python -m tests.cluster
 
 clean:
-	rm -rf $(VENV) $(VENV)-3.* build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-3.* $(VENV)-gateway build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV) || { apt-get update && apt-get install --yes python3-venv && $(PYTHON) -m venv $(VENV); }

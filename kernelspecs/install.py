@@ -3,7 +3,7 @@
 import json
 import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,17 @@ _NAME = re.compile(r"[a-z0-9_-][a-z0-9._-]*")
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """A kernelspec that Jupyter finds and that farkernel starts."""
+    """A kernelspec that Jupyter finds and that farkernel starts.
+
+    :param process_proxy: what it says to Enterprise Gateway
+    """
 
     name: str
     folder: Path
     display_name: str
     provisioner: str
     config: dict[str, Any]
+    process_proxy: dict[str, Any] = field(default_factory=dict)
 
     @property
     def source(self) -> str:
@@ -93,8 +97,9 @@ def installed() -> list[Installed]:
         provisioner_name = str(provisioner.get("provisioner_name", ""))
         if provisioner_name.startswith(PROVISIONER_PREFIX):
             folder = Path(entry["resource_dir"])
-            config = provisioner.get("config", {})
-            found.append(Installed(name, folder, str(spec["display_name"]), provisioner_name, config))
+            config, proxy = provisioner.get("config", {}), spec["metadata"].get("process_proxy")
+            proxy = proxy if isinstance(proxy, dict) else {}
+            found.append(Installed(name, folder, str(spec["display_name"]), provisioner_name, config, proxy))
     return found
 
 

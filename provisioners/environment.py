@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 # notebook (JPY_SESSION_NAME) is no secret, and IPython shows it as `__session__`.
 _SERVERS_OWN = re.compile(
     r"""JUPYTERHUB_.* | JUPYTER_(TOKEN|GATEWAY_.*|.*(TOKEN|PASSWORD|SECRET).*) | JPY_(?!SESSION_NAME$).*
-    | CONFIGPROXY_AUTH_TOKEN | OAUTH2?_.* | KG_.*(TOKEN|PASSWORD).* | EG_.*(TOKEN|PASSWORD).*""",
+    | CONFIGPROXY_AUTH_TOKEN | OAUTH2?_.* | KG_.*(TOKEN|PASSWORD).* | EG_.*(TOKEN|PASSWORD|PWD).*""",
     re.VERBOSE,
 )
 
@@ -32,6 +32,17 @@ _ANOTHER_CONTAINERS = re.compile(r"SHIFTER_.* | SLURM_SPANK_.* | _SLURM_SPANK_OP
 
 # What changes any program, or any Python: the kernelspec's are for the kernel, and not for srun and the launcher.
 _EVERY_PROGRAMS = re.compile(r"LD_.* | PYTHON.*", re.VERBOSE)
+
+# What Slurm's commands and about every program look for.
+_EVERYBODYS = re.compile(r"HOME | LANG | LC_.* | LOGNAME | SHELL | SLURM_CONF | TZ | USER", re.VERBOSE)
+
+
+def for_gateway(env: Mapping[str, str], server: Mapping[str, str]) -> dict[str, str]:
+    """Complete what a gateway wants a kernel to have: often no more than what its client has sent.
+
+    :param server: the gateway's own environment; the rest of it is not for kernels
+    """
+    return {**{name: value for name, value in server.items() if _EVERYBODYS.fullmatch(name)}, **env}
 
 
 def for_submission(env: Mapping[str, str], server: Mapping[str, str]) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 FarkernelError
 ├── RequestError            the kernelspec asks for something that is not valid
+├── JupyterTooOld           jupyter_client is older than what farkernel's provisioners are made for
+├── NotImpersonated         Enterprise Gateway is to start a kernel as somebody else
 ├── DirectoryUnusable       a directory on the login node or on the compute node is full, or not there
 ├── CommandMissing          a program of Slurm is not on the login node
 ├── SubmissionRefused       Slurm refused the job at once
@@ -40,6 +42,14 @@ class FarkernelError(Exception):
 
 class RequestError(FarkernelError):
     """The kernelspec asks for something that is not valid."""
+
+
+class JupyterTooOld(FarkernelError):
+    """jupyter_client is older than what farkernel's provisioners are made for."""
+
+
+class NotImpersonated(FarkernelError):
+    """Enterprise Gateway is to start a kernel as somebody else than the user who runs it."""
 
 
 class DirectoryUnusable(FarkernelError):

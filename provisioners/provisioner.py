@@ -11,9 +11,11 @@ import os
 import pathlib
 import secrets
 import signal
+import sys
 import tempfile
 from typing import Any, cast
 
+from jupyter_client._version import version_info
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.multikernelmanager import MultiKernelManager
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
@@ -21,6 +23,7 @@ from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 from farkernel.provisioners.background import Background, background
 from farkernel.provisioners.errors import StartCancelled
 from farkernel.provisioners.job import Job, LocalJob, SlurmJob
+from farkernel.provisioners.jupyter_version import too_old
 from farkernel.provisioners.life import Phase
 from farkernel.provisioners.places import unusable
 from farkernel.provisioners.progress import Progress
@@ -36,6 +39,8 @@ class FarkernelProvisioner(KernelProvisionerBase):
     def __init__(self, **kwargs: Any) -> None:
         # The config is checked as a whole, against our own model: traitlets would let unknown keys pass.
         super().__init__(**{name: kwargs[name] for name in ("kernel_id", "kernel_spec", "parent") if name in kwargs})
+        if error := too_old(version_info, sys.executable):
+            raise error
         self._shared: Background = background()
         self._session: Session | None = None
         self._progress = Progress()

@@ -377,6 +377,28 @@ def check_kernelspec(argv: Sequence[str], env: Mapping[str, object], *, source: 
         raise RequestError("\n".join(f"{source}: {line}" for line in lines))
 
 
+_GATEWAYS = ("authorized_users", "unauthorized_users")
+"""What a process proxy of Enterprise Gateway reads itself."""
+
+
+def check_process_proxy(config: object, *, source: str) -> None:
+    """Look at the config that a kernelspec has for Enterprise Gateway: ours stands elsewhere, once for all.
+
+    :param config: `metadata.process_proxy.config`
+    :raises RequestError: it asks for something that nobody would heed
+    """
+    if not isinstance(config, Mapping):
+        raise RequestError(f"{source}: metadata.process_proxy.config: expected an object, not {_shown(config)}")
+    lines = [
+        f"{source}: metadata.process_proxy.config.{key}: unknown key (value {_shown(value)}); what farkernel takes "
+        "stands in metadata.kernel_provisioner.config"
+        for key, value in config.items()
+        if key not in _GATEWAYS
+    ]
+    if lines:
+        raise RequestError("\n".join(lines))
+
+
 def request_keys() -> Iterator[str]:
     """Every key of a request, dotted, such as `slurm.account`."""
     for section, field in Request.model_fields.items():

@@ -24,6 +24,7 @@ PURE = (
     "provisioners/environment.py",
     "provisioners/errors.py",
     "provisioners/image_failures.py",
+    "provisioners/jupyter_version.py",
     "provisioners/kernel_command.py",
     "provisioners/kernel_failures.py",
     "provisioners/launch_failures.py",
@@ -42,8 +43,11 @@ EDGES = {"asyncio", "jupyter_client", "os", "select", "socket", "subprocess", "t
 STARTS_PROCESSES = {"launcher/process.py", "provisioners/process.py"}
 KNOWS_JUPYTER = {
     "kernelspecs/install.py",
+    "provisioners/enterprise_gateway.py",
     "provisioners/provisioner.py",
 }
+NEEDS_GATEWAY = "farkernel.provisioners.enterprise_gateway"
+"""Cannot be imported here: tests/gateway/test_enterprise_gateway.py does so where it can."""
 
 
 def _name(file: Path) -> str:
@@ -55,7 +59,7 @@ def _module(file: Path) -> str:
     return ".".join(("farkernel", *parts)).removesuffix(".__init__")
 
 
-MODULES = [_module(file) for file in FILES if file.name != "__main__.py"]
+MODULES = [_module(file) for file in FILES if file.name != "__main__.py" and _module(file) != NEEDS_GATEWAY]
 
 
 def _tree(file: Path) -> ast.Module:
@@ -177,6 +181,12 @@ def test_few_modules_know_jupyter() -> None:
     assert {name for name in know - KNOWS_JUPYTER if not name.startswith("provisioners/cli/")} == set()
 
 
+def test_only_the_process_proxies_know_enterprise_gateway() -> None:
+    names = [_name(file) for file in FILES if _packages(file) & {"enterprise_gateway", "tornado"}]
+
+    assert names == ["provisioners/enterprise_gateway.py"]
+
+
 def test_nothing_below_the_command_line_imports_it() -> None:
     for file in FILES:
         if not file.is_relative_to(ROOT / "provisioners/cli"):
@@ -188,7 +198,7 @@ def test_nothing_below_the_command_line_imports_it() -> None:
 
 # ---- at import ----
 
-_ENVIRONMENT = """
+ENVIRONMENT = """
 import importlib, os, sys
 class Watched(type(os.environ)):
     def _look(self):
@@ -212,7 +222,7 @@ print(len(sys.argv) - 1)
 
 
 def test_nothing_reads_the_environment_at_import() -> None:
-    assert _run(_ENVIRONMENT, *MODULES) == f"{len(MODULES)}\n"
+    assert _run(ENVIRONMENT, *MODULES) == f"{len(MODULES)}\n"
 
 
 def _at_import(node: ast.AST) -> Iterator[ast.AST]:

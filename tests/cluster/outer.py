@@ -1,6 +1,7 @@
 """The pytest that was started: runs the local tests itself, then has those for the cluster run inside it."""
 
 import os
+import warnings
 from collections.abc import Generator
 
 import pytest
@@ -9,10 +10,19 @@ from tests.cluster.cluster import Cluster, ended_by_signals
 from tests.cluster.packages import unavailable
 from tests.cluster.relay import Relay
 from tests.cluster.site import ClusterError, UnavailableError
+from tests.gateway_python import NotMade, gateway_python
 
 
 def needs_cluster(item: pytest.Item) -> bool:
     return "cluster" in getattr(item, "fixturenames", ())
+
+
+def _make_gateway_python() -> None:
+    """Make it here, for there is no network inside; if that fails, the tests that need it do."""
+    try:
+        gateway_python()
+    except NotMade as error:
+        warnings.warn(str(error), stacklevel=1)
 
 
 class Outer:
@@ -64,6 +74,8 @@ class Outer:
 
     def _run(self, relay: Relay) -> None:
         try:
+            if any("gateway_python" in getattr(item, "fixturenames", ()) for item in relay.items):
+                _make_gateway_python()
             with ended_by_signals(), Cluster() as cluster:
                 relay.run(cluster)
         except UnavailableError as error:

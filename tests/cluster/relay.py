@@ -33,6 +33,7 @@ class Relay:
         self.ran = 0
         self._session = session
         self._hook = session.config.hook
+        self.items = items
         self._rest = {item.nodeid: item for item in items}
 
     def run(self, cluster: Cluster) -> None:

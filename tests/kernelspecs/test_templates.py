@@ -36,6 +36,15 @@ def test_a_template_is_a_kernelspec_that_jupyter_and_farkernel_take(name: str) -
     parse_request(template.config, source=name)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_template_names_the_process_proxy_of_its_provisioners_kind(name: str) -> None:
+    template = load_template(name)
+
+    kind = {"farkernel-local": "Local", "farkernel-slurm": "Slurm"}[template.provisioner]
+    proxy = {"class_name": f"farkernel.provisioners.enterprise_gateway.{kind}ProcessProxy"}
+    assert template.spec["metadata"]["process_proxy"] == proxy
+
+
 @pytest.mark.parametrize(
     ("name", "constraint", "threads"),
     [

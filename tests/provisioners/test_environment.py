@@ -2,7 +2,7 @@
 
 import pytest
 
-from farkernel.provisioners.environment import for_kernel, for_submission
+from farkernel.provisioners.environment import for_gateway, for_kernel, for_submission
 
 SECRETS = [
     "JUPYTER_TOKEN",
@@ -19,6 +19,8 @@ SECRETS = [
     "OAUTH2_TOKEN_URL",
     "KG_AUTH_TOKEN",
     "EG_AUTH_TOKEN",
+    "EG_REMOTE_PWD",
+    "EG_WEBHOOK_PASSWORD",
 ]
 LOGIN_NODES = ["XDG_RUNTIME_DIR", "XDG_SESSION_ID", "DBUS_SESSION_BUS_ADDRESS", "DISPLAY", "SSH_AUTH_SOCK", "TMUX"]
 USERS = {
@@ -70,3 +72,17 @@ def test_a_kernel_gets_what_differs_from_the_servers() -> None:
     wanted = {"PATH": "/usr/bin", "HOME": "/home/user", "LEVEL": "2", "OMP_NUM_THREADS": "68"}
 
     assert for_kernel(wanted, server) == {"LEVEL": "2", "OMP_NUM_THREADS": "68"}
+
+
+def test_a_gateways_kernel_gets_what_everybody_needs_and_no_more() -> None:
+    server = {"HOME": "/home/user", "LC_ALL": "C", "SLURM_CONF": "/etc/slurm.conf", "SECRET": "x", "USER": "user"}
+
+    env = for_gateway({"KERNEL_ANY": "a", "HOME": "/home/other"}, server)
+
+    assert env == {
+        "HOME": "/home/other",
+        "KERNEL_ANY": "a",
+        "LC_ALL": "C",
+        "SLURM_CONF": "/etc/slurm.conf",
+        "USER": "user",
+    }

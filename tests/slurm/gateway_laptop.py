@@ -1,7 +1,7 @@
 """A user's laptop: a JupyterLab that gets its kernels from a gateway, and what a browser makes of it.
 
-`python gateway_laptop.py < request.json`, where the request is `{"story": NAME, "gateway": URL, "token": TOKEN, ...}`;
-what was seen is JSON on standard output. It judges nothing.
+`python gateway_laptop.py < request.json`, where the request is `{"story": NAME, "gateway": URL, "token": TOKEN,
+"kernel": NAME, ...}`; what was seen is JSON on standard output. It judges nothing.
 """
 
 import asyncio
@@ -18,13 +18,12 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest, HTTPResponse
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 Message = dict[str, Any]
 
 _PATIENCE = 60.0
-_KERNEL = "cori-knl"
 _NOTEBOOK = "work.ipynb"
 _JOB = "import os; print(os.environ['SLURM_JOB_ID'])"
 
@@ -35,8 +34,8 @@ _JOB = "import os; print(os.environ['SLURM_JOB_ID'])"
 class Lab:
     """The server on the laptop's loopback, as a browser reaches it."""
 
-    def __init__(self, port: int, token: str) -> None:
-        self._place = f"127.0.0.1:{port}"
+    def __init__(self, place: str, token: str) -> None:
+        self._place = place
         self._headers = {"Authorization": f"token {token}"}
 
     async def fetch(self, path: str, method: str = "GET", body: Message | None = None) -> HTTPResponse:
@@ -54,23 +53,28 @@ class Lab:
         return json.loads((await self.fetch(path)).body)
 
     @contextlib.asynccontextmanager
-    async def notebook(self) -> AsyncIterator["Notebook"]:
+    async def notebook(self, kernel: str) -> AsyncIterator["Notebook"]:
         """Open a notebook, which starts its kernel; closing it ends the kernel."""
-        wanted = {"path": _NOTEBOOK, "name": _NOTEBOOK, "type": "notebook", "kernel": {"name": _KERNEL}}
+        wanted = {"path": _NOTEBOOK, "name": _NOTEBOOK, "type": "notebook", "kernel": {"name": kernel}}
         session = json.loads((await self.fetch("/api/sessions", "POST", wanted)).body)
         try:
-            kernel_id = session["kernel"]["id"]
-            path = f"/api/kernels/{kernel_id}/channels?session_id={uuid.uuid4()}"
-            connection = await websocket_connect(HTTPRequest(f"ws://{self._place}{path}", headers=self._headers))
-            notebook = Notebook(self, kernel_id, connection)
-            reading = asyncio.create_task(notebook.read())
-            try:
+            async with self.page(session["kernel"]["id"]) as notebook:
                 yield notebook
-            finally:
-                reading.cancel()
-                connection.close()
         finally:
             await self.fetch(f"/api/sessions/{session['id']}", "DELETE")
+
+    @contextlib.asynccontextmanager
+    async def page(self, kernel_id: str) -> AsyncIterator["Notebook"]:
+        """Connect to a kernel."""
+        path = f"/api/kernels/{kernel_id}/channels?session_id={uuid.uuid4()}"
+        connection = await websocket_connect(HTTPRequest(f"ws://{self._place}{path}", headers=self._headers))
+        notebook = Notebook(self, kernel_id, connection)
+        reading = asyncio.create_task(notebook.read())
+        try:
+            yield notebook
+        finally:
+            reading.cancel()
+            connection.close()
 
     async def ready(self) -> None:
         async with asyncio.timeout(_PATIENCE):
@@ -97,7 +101,7 @@ def jupyterlab(gateway: str, token: str) -> Iterator[Lab]:
             stderr=log,
         )
         try:
-            yield Lab(port, own)
+            yield Lab(f"127.0.0.1:{port}", own)
         except BaseException:
             print(Path(home, "log").read_text(errors="replace")[-10_000:], file=sys.stderr)
             raise
@@ -221,11 +225,12 @@ class Notebook:
 
 async def work(lab: Lab, request: Mapping[str, Any]) -> Message:
     """Look at the launcher, then do with a kernel what one does with a kernel."""
-    spec = (await lab.get("/api/kernelspecs"))["kernelspecs"][_KERNEL]
+    spec = (await lab.get("/api/kernelspecs"))["kernelspecs"][request["kernel"]]
     logo = await lab.fetch(spec["resources"]["logo-svg"])
-    async with lab.notebook() as notebook:
+    async with lab.notebook(request["kernel"]) as notebook:
         where = await notebook.run("import socket; x = 1; print(socket.gethostname())")
         job = await notebook.run(_JOB)
+        mark = await notebook.run(f"import os; print(os.path.exists({request.get('mark', '')!r}))")
         asked = await notebook.run("print('hello', input('who? '))", answer="alice")
         sleeper = await notebook.send("import time; print('sleeps', flush=True); time.sleep(600)")
         await sleeper.prints("sleeps")
@@ -239,6 +244,7 @@ async def work(lab: Lab, request: Mapping[str, Any]) -> Message:
         "name": spec["spec"]["display_name"],
         "logo": [logo.headers["Content-Type"], logo.body.decode()],
         "where": where.stdout,
+        "marked": mark.stdout,
         "jobs": [job.stdout.strip(), job_then.stdout.strip()],
         "prompts": [content["prompt"] for content in asked.contents("input_request")],
         "asked": asked.stdout,
@@ -251,7 +257,7 @@ async def work(lab: Lab, request: Mapping[str, Any]) -> Message:
 
 async def wait(lab: Lab, request: Mapping[str, Any]) -> Message:
     """Start a kernel whose job has to wait, run a cell at once, and ring `request["bell"]` when it shows something."""
-    async with lab.notebook() as notebook:
+    async with lab.notebook(request["kernel"]) as notebook:
         listed = await lab.get("/api/kernels")
         cell = await notebook.send("print('mine')")
         shown = await cell.shows()
@@ -268,7 +274,19 @@ async def wait(lab: Lab, request: Mapping[str, Any]) -> Message:
     }
 
 
-STORIES = {"work": work, "wait": wait}
+async def fail(lab: Lab, request: Mapping[str, Any]) -> Message:
+    """Ask for a kernel that there cannot be."""
+    told = ""
+    try:
+        async with lab.notebook(request["kernel"]):
+            pass
+    except HTTPClientError as error:
+        if error.response:
+            told = json.loads(error.response.body)["message"]
+    return {"told": told, "left": await lab.get("/api/kernels")}
+
+
+STORIES = {"work": work, "wait": wait, "fail": fail}
 
 
 async def tell(lab: Lab, request: Mapping[str, Any]) -> Message:

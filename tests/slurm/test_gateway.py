@@ -1,94 +1,44 @@
 """JupyterLab on a laptop, the kernels on the cluster: what `--gateway-url` leads to is a server on the login node."""
 
 import asyncio
-import contextlib
 import json
-import os
 import re
-import secrets
-import socket
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import gateways
 from tests.cluster import Site
 from tests.cluster.site import HOSTS, LOGIN
+from tests.gateways import Gateway
 from tests.slurm import gateway_laptop
 from tests.slurm.helpers import PATIENCE, Specs, eventually, jobs
 from tests.slurm.squeue import Occupation
 
 ADDRESS = HOSTS[LOGIN].address
 
-# argv without address and port, the options for these, and the variable that takes the token
-JUPYTER_SERVER = (["server", "--no-browser"], "--ServerApp", "JUPYTER_TOKEN")
-KERNEL_GATEWAY = (
-    ["kernelgateway", "--JupyterWebsocketPersonality.list_kernels=True"],
-    "--KernelGatewayApp",
-    "KG_AUTH_TOKEN",
-)
+KINDS = {"jupyter_server": gateways.JUPYTER_SERVER, "kernel_gateway": gateways.KERNEL_GATEWAY}
 
 
-@dataclass(frozen=True)
-class Gateway:
-    """What the laptop's user has to know of it."""
-
-    url: str
-    token: str
-
-
-@pytest.fixture(params=[JUPYTER_SERVER, KERNEL_GATEWAY], ids=["jupyter_server", "kernel_gateway"])
-def gateway(request: pytest.FixtureRequest, specs: Specs, tmp_path: Path) -> Iterator[Gateway]:
+@pytest.fixture(params=[*KINDS, "enterprise_gateway"])
+def gateway(
+    request: pytest.FixtureRequest, specs: Specs, tmp_path: Path, gateway_python: Path | None
+) -> Iterator[Gateway]:
     """A server of alice's on the login node, where the laptop reaches it, with our kernelspec."""
     specs("cori-knl")
-    arguments, application, variable = request.param
-    with socket.create_server((ADDRESS, 0)) as free:
-        port = free.getsockname()[1]
-    offered = Gateway(f"http://{ADDRESS}:{port}", secrets.token_hex(16))
-    log = tmp_path / "gateway.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "jupyter", *arguments, f"{application}.ip={ADDRESS}", f"{application}.port={port}"],
-            cwd=tmp_path,
-            env={**os.environ, variable: offered.token},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        wait_for(offered, process)
+    kind = KINDS.get(request.param) or gateways.enterprise_gateway(gateway_python)
+    with gateways.running(kind, ADDRESS, tmp_path) as offered:
         yield offered
-    finally:
-        process.terminate()
-        try:
-            process.wait(PATIENCE)
-        finally:
-            process.kill()
-            process.wait()
-            print(log.read_text(errors="replace")[-10_000:])  # pytest shows it when the test has failed
 
 
-def wait_for(gateway: Gateway, process: subprocess.Popen[bytes]) -> None:
-    request = urllib.request.Request(f"{gateway.url}/api", headers={"Authorization": f"token {gateway.token}"})
-    deadline = time.monotonic() + PATIENCE
-    while process.poll() is None:
-        assert time.monotonic() < deadline, "the gateway does not answer"
-        with contextlib.suppress(urllib.error.URLError), urllib.request.urlopen(request, timeout=PATIENCE):
-            return
-        time.sleep(0.1)
-    pytest.fail("the gateway has ended")
-
-
-async def on_laptop(cluster: Site, story: str, gateway: Gateway, **details: object) -> dict[str, Any]:
+async def on_laptop(
+    cluster: Site, story: str, gateway: Gateway, kernel: str = "cori-knl", **details: object
+) -> dict[str, Any]:
     """Let alice do something with JupyterLab on her laptop, and return what she saw."""
-    request = json.dumps({"story": story, "gateway": gateway.url, "token": gateway.token, **details})
+    request = json.dumps({"story": story, "gateway": gateway.url, "token": gateway.token, "kernel": kernel, **details})
     argv = [sys.executable, "-B", gateway_laptop.__file__]
     done = await asyncio.to_thread(cluster.run, "laptop", "alice", argv, request, None, 2.5 * PATIENCE)
     assert done.returncode == 0, done.stderr

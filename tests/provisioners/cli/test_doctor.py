@@ -1,6 +1,7 @@
 """`farkernel doctor` on a machine without a cluster, and its checks one by one."""
 
 import asyncio
+import dataclasses
 import json
 import os
 import subprocess
@@ -225,6 +226,26 @@ def test_a_provisioner_that_does_not_exist_is_a_problem() -> None:
     finding = check_jupyter([_spec({}, "farkernel-slrum")])[-1]
 
     assert (finding.level, finding.advice) == (Level.PROBLEM, "There are: farkernel-local, farkernel-slurm.")
+
+
+def test_a_process_proxy_that_does_not_exist_is_a_problem() -> None:
+    proxy = {"class_name": "farkernel.provisioners.enterprise_gateway.SlrumProcessProxy"}
+
+    finding = check_jupyter([dataclasses.replace(_spec({}), process_proxy=proxy)])[-1]
+
+    assert finding.level is Level.PROBLEM
+    assert "names farkernel.provisioners.enterprise_gateway.SlrumProcessProxy" in finding.found
+    assert "farkernel.provisioners.enterprise_gateway.SlurmProcessProxy" in finding.advice
+
+
+def test_a_config_in_the_process_proxys_stanza_is_a_problem() -> None:
+    name = "farkernel.provisioners.enterprise_gateway.SlurmProcessProxy"
+    proxy = {"class_name": name, "config": {"authorized_users": "bob", "slurm": {}}}
+
+    finding = check_jupyter([dataclasses.replace(_spec({}), process_proxy=proxy)])[-1]
+
+    assert finding.level is Level.PROBLEM
+    assert "metadata.process_proxy.config.slurm: unknown key" in finding.found
 
 
 # Images
