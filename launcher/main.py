@@ -11,7 +11,7 @@ import os
 import pathlib
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import BinaryIO
 
 from farkernel.launcher import node
@@ -81,9 +81,29 @@ def block_signals() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
 
 
-def _leave(signum: int, _frame: object) -> None:
-    block_signals()
-    sys.exit(UNDISMISSED if signum == signal.SIGUSR2 else 0)
+class _Leaving:
+    """What the signals that end a launcher do before its loop takes care of them: a start may be cancelled early."""
+
+    def __init__(self) -> None:
+        self._code: int | None = None
+        self._held = False
+        for signum in _ENDINGS:
+            signal.signal(signum, self._on_signal)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Leave afterwards only: a process that is just being started would not be known."""
+        self._held = True
+        yield
+        self._held = False
+        if self._code is not None:
+            sys.exit(self._code)
+
+    def _on_signal(self, signum: int, _frame: object) -> None:
+        block_signals()
+        self._code = UNDISMISSED if signum == signal.SIGUSR2 else 0
+        if not self._held:
+            sys.exit(self._code)
 
 
 def run(stdin: BinaryIO) -> int:
@@ -103,12 +123,12 @@ def run(stdin: BinaryIO) -> int:
         say(Failed(f"{UNUSABLE}{place}: {getattr(error, 'strerror', None) or error}"))
         return 1
     kernel, code, problem = None, 1, ""
-    for signum in _ENDINGS:
-        signal.signal(signum, _leave)  # until the loop takes care of them: a start may be cancelled before
+    leaving = _Leaving()
     try:
         # The kernel's process is started before ZeroMQ and asyncio are imported, which takes a tenth as long
         # as its own start does.
-        kernel = start_kernel(order, base.path) if order else None
+        with leaving.held():
+            kernel = start_kernel(order, base.path) if order else None
         from farkernel.launcher.serve import serve  # noqa: PLC0415
 
         code = serve(setup, kernel, base.path, stdin)
@@ -116,8 +136,8 @@ def run(stdin: BinaryIO) -> int:
         problem = f"no pyzmq: {sys.executable} cannot import it: {error}"
     except CannotListen as error:
         problem = f"cannot listen on the node: {error}"
-    except SystemExit as leaving:
-        code = int(leaving.code or 0)
+    except SystemExit as early:
+        code = int(early.code or 0)
     finally:
         if isinstance(kernel, KernelProcess) and kernel.poll() is None:
             with contextlib.suppress(PermissionError):  # of a job Slurm ends it

@@ -25,7 +25,7 @@ from tornado.web import HTTPError
 from farkernel.launcher.protocol import PORT_NAMES
 from farkernel.provisioners import environment
 from farkernel.provisioners.background import Background, background
-from farkernel.provisioners.errors import FarkernelError, NotImpersonated
+from farkernel.provisioners.errors import FarkernelError, NotImpersonated, StartCancelled
 from farkernel.provisioners.job import Job, LocalJob, SlurmJob
 from farkernel.provisioners.life import Phase
 from farkernel.provisioners.places import unusable
@@ -104,6 +104,8 @@ class FarkernelProcessProxy(BaseProcessProxyABC):
         self.kernel_manager.shutdown_wait_time = start.request.kernel.shutdown_timeout
         try:
             info = await self._shared.run(begin(functools.partial(self._open, start), start, block=False))
+        except StartCancelled:
+            raise
         except BaseException:
             self._kept.session = None  # it releases all it has, and nothing is started in it any more
             raise
@@ -226,11 +228,7 @@ class FarkernelProcessProxy(BaseProcessProxyABC):
 
     def cleanup(self) -> None:
         """Release everything, unless a start follows."""
-        if self.session is None:
-            return
-        if self.kernel_manager.restarting:
-            self._shared.loop.call_soon_threadsafe(self.session.abandon_requests)
-        else:
+        if self.session and not self.kernel_manager.restarting:
             self._release(self.session)
 
     def _release(self, session: Session) -> None:
