@@ -159,25 +159,18 @@ class Session:
         :raises StartCancelled: somebody else stopped it, or has started it anew, and takes care of what there is
         :raises FarkernelError: it cannot be started; nothing is left behind
         """
-        try:
-            async with self._one_start:
-                await self._begin(plan)
-            bringing_up = self._bringing_up
-            if block and bringing_up:
-                await asyncio.wait({bringing_up})
-                if bringing_up.cancelled():
-                    raise _cancelled(plan)
-        except StartCancelled:
-            raise
-        except BaseException as error:
-            self._recorder.say(str(error) or "The start was cancelled.")
-            # Nobody calls cleanup after a start that has failed or was cancelled.
-            await self._release(Step.START_FAILED, exit_code=1)
-            raise
-        if block and self.error:
-            raise self.error
+        async with self._one_start:
+            try:
+                bringing_up = await self._begin(plan)
+            except StartCancelled:
+                raise
+            except BaseException as error:
+                await self._fail_start(error)
+                raise
+        if block:
+            await self._until_up(plan, bringing_up)
 
-    async def _begin(self, plan: Plan) -> None:
+    async def _begin(self, plan: Plan) -> asyncio.Task[None]:
         """Take a start to where a task follows it."""
         if self.phase.over:
             raise _cancelled(plan)
@@ -188,7 +181,25 @@ class Session:
         await self._abandon_start()
         self._greet_clients()
         await self._submit_or_order()
-        self._bringing_up = self._loop.create_task(self._bring_up())
+        self._bringing_up = bringing_up = self._loop.create_task(self._bring_up())
+        return bringing_up
+
+    async def _until_up(self, plan: Plan, bringing_up: asyncio.Task[None]) -> None:
+        try:
+            await asyncio.wait({bringing_up})
+        except asyncio.CancelledError as error:
+            if self._bringing_up is bringing_up:  # nobody else has started it anew
+                await self._fail_start(error)
+            raise
+        if bringing_up.cancelled():
+            raise _cancelled(plan)
+        if self.error:
+            raise self.error
+
+    async def _fail_start(self, error: BaseException) -> None:
+        """Release everything: nobody calls cleanup after a start that has failed or was cancelled."""
+        self._recorder.say(str(error) or "The start was cancelled.")
+        await self._release(Step.START_FAILED, exit_code=1)
 
     async def _abandon_start(self) -> None:
         """A start that is still under way, as when two pages ask for a restart, gives way to the new one."""
