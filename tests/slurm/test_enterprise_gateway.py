@@ -84,6 +84,25 @@ async def test_a_kernel_that_waits_is_started_anew(cluster: Site, no_free_knl: O
     assert cell.stdout == "mine\n"
 
 
+async def test_a_kernel_that_waits_is_not_culled(
+    cluster: Site, no_free_knl: Occupation, specs: Specs, tmp_path: Path, gateway_python: Path | None
+) -> None:
+    specs("cori-knl")
+    specs("local")
+    culling = [f"--RemoteMappingKernelManager.cull_{name}" for name in ("idle_timeout=10", "interval=1")]
+    kind = gateways.enterprise_gateway(gateway_python, *culling, "--RemoteMappingKernelManager.cull_connected=True")
+    with gateways.running(kind, ADDRESS, tmp_path) as gateway:
+        client = Client(gateway, KERNEL_USERNAME="alice")
+        async with client.kernel("cori-knl") as (waiting, notebook):
+            cell = await notebook.send("print('mine')")
+            await client.gone(await client.create("local"))
+            assert await client.kernels() == [waiting]
+            no_free_knl.end()
+            await cell.done()
+
+    assert cell.stdout == "mine\n"
+
+
 def _partition(cluster: Site, state: str) -> None:
     done = cluster.run("ctl", "root", ["scontrol", "update", "PartitionName=knl", f"State={state}"])
     assert done.returncode == 0, done.stderr
