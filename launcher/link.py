@@ -10,8 +10,9 @@ The rules:
   what comes too early it drops too, and asks for everything after n (RESEND).
 - Every frame tells the last number received. A PING tells the last number sent as well: since one connection
   keeps the order, a PING that names more than was received proves a loss.
-- The login side makes every connection, and names it by an epoch that only grows. HELLO opens it, and is said
-  again until WELCOME answers; both tell what was received, and both ends send again what the other one lacks.
+- The login side opens every connection by HELLO, and names it by an epoch that only grows. HELLO is said again
+  until WELCOME answers; both tell what was received, and both ends send again what the other one lacks.
+- Where the launcher makes the connections, it knocks on each until it hears HELLO.
 - What is kept is bounded in bytes: `on_full(True)` asks whoever feeds the link to hold back, `on_full(False)`
   to go on. Nothing is ever dropped here.
 """
@@ -32,7 +33,7 @@ PING_INTERVAL = 2.0
 """Seconds between two pings of the login side."""
 
 SILENCE = 8.0
-"""Seconds without a frame from the launcher after which the login side makes a fresh connection."""
+"""Seconds without a frame from the other side after which the one that connects makes a fresh connection."""
 
 LIMIT = 64 * 2**20
 """Bytes kept unacknowledged before the link calls itself full."""
@@ -53,6 +54,7 @@ class Kind(enum.IntEnum):
     RESEND = 5
     HELLO = 6
     WELCOME = 7
+    KNOCK = 8
 
 
 class Header(NamedTuple):
@@ -204,6 +206,11 @@ class Link:
         self.epoch += 1
         self._control(Kind.HELLO)
 
+    def knock(self) -> None:
+        """Launcher: ask for the opening of a fresh connection, until when nothing is sent on it."""
+        self.connected = False
+        self._control(Kind.KNOCK)
+
     def close(self) -> None:
         """Stop the timer."""
         if self._ack_timer:
@@ -252,6 +259,8 @@ class Link:
 
     def _receive_control(self, header: Header) -> None:
         kind = header.kind
+        if kind == Kind.KNOCK:
+            self.hello()
         if kind == Kind.HELLO:
             self.epoch = header.generation
             self._control(Kind.WELCOME)

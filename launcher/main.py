@@ -37,8 +37,16 @@ UNUSABLE = "cannot use the directory "
 _ENDINGS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 
 
+CUT_OFF = "cannot connect to the login side: "
+"""Begins the reason of a launcher that was to connect, and has reached no address."""
+
+
 class CannotListen(Exception):
     """There is no address or no port on the node to listen on."""
+
+
+class CannotConnect(Exception):
+    """No address of the login side answers."""
 
 
 def say(message: object) -> None:
@@ -136,6 +144,8 @@ def run(stdin: BinaryIO) -> int:
         problem = f"no pyzmq: {sys.executable} cannot import it: {error}"
     except CannotListen as error:
         problem = f"cannot listen on the node: {error}"
+    except CannotConnect as error:
+        problem = f"{CUT_OFF}{error}"
     except SystemExit as early:
         code = int(early.code or 0)
     finally:

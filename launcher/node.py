@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import pathlib
 import re
@@ -10,6 +12,15 @@ import struct
 from collections.abc import Mapping
 
 _SIOCGIFADDR = 0x8915  # netdevice(7)
+
+_IPV6_ADDRESSES = pathlib.Path("/proc/net/if_inet6")
+"""A line for each: address, index, prefix, scope, flags, interface (proc(5))."""
+
+_NOT_USABLE = 0x48
+"""Flags of an address that somebody else has, or may have (rtnetlink(7): IFA_F_DADFAILED, IFA_F_TENTATIVE)."""
+
+_GLOBAL = "00"
+"""The scope of an address that is good for more than one cable."""
 
 # Variables that Slurm sets for a step (srun(1), OUTPUT ENVIRONMENT VARIABLES). A nested srun takes most of
 # them as its options: SLURM_NTASKS=1 makes `srun -N2 hostname` fail. What describes the job stays.
@@ -31,31 +42,50 @@ def without_step(env: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in env.items() if not _STEP_VARIABLE.fullmatch(name)}
 
 
-def interface_address(name: str) -> str:
-    """Return the IPv4 address of a network interface; an address is returned as it is.
+def interface_addresses(name: str) -> list[str]:
+    """Return the addresses of a network interface, IPv4 first; an address is returned as it is.
 
     :raises OSError: there is no such interface, or it has no address
     """
-    if re.fullmatch(r"\d+(\.\d+){3}", name):
-        return name
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            answer = fcntl.ioctl(probe, _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
-        except OSError as error:
-            known = ", ".join(name for _, name in socket.if_nameindex())
-            raise OSError(error.errno, f"no IPv4 address on network interface {name!r}; there are {known}") from error
-    return socket.inet_ntoa(answer[20:24])
+    if _is_address(name):
+        return [name]
+    found = _addresses_of(name)
+    if not found:
+        known = ", ".join(name for _, name in socket.if_nameindex())
+        raise OSError(errno.ENODEV, f"no address on network interface {name!r}; there are {known}")
+    return found
 
 
-def addresses(node: str) -> list[str]:
+def names_and_addresses(node: str) -> list[str]:
     """Return the names and addresses by which another host may reach this one, best first."""
-    found = [node, socket.gethostname()]
-    for _, name in socket.if_nameindex():
-        try:
-            found.append(interface_address(name))
-        except OSError:
-            continue  # an interface without an IPv4 address
-    return [address for address in dict.fromkeys(found) if address and not address.startswith("127.")]
+    return list(dict.fromkeys([node, socket.gethostname(), *addresses()]))
+
+
+def addresses() -> list[str]:
+    """Return the addresses by which another host may reach this one."""
+    found = [address for _, name in socket.if_nameindex() for address in _addresses_of(name)]
+    return [address for address in found if not address.startswith("127.")]
+
+
+def _is_address(text: str) -> bool:
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError):
+            socket.inet_pton(family, text)
+            return True
+    return False
+
+
+def _addresses_of(interface: str) -> list[str]:
+    found = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):  # it has none
+        answer = fcntl.ioctl(probe, _SIOCGIFADDR, struct.pack("256s", interface.encode()[:15]))
+        found.append(socket.inet_ntoa(answer[20:24]))
+    with contextlib.suppress(OSError):  # a system without IPv6
+        for line in _IPV6_ADDRESSES.read_text(encoding="ascii").splitlines():
+            digits, _, _, scope, flags, name = line.split()
+            if (name, scope) == (interface, _GLOBAL) and not int(flags, 16) & _NOT_USABLE:
+                found.append(socket.inet_ntop(socket.AF_INET6, bytes.fromhex(digits)))
+    return found
 
 
 def ephemeral_floor() -> int:

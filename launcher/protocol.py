@@ -3,7 +3,8 @@
 The conversation starts on the launcher's standard input and output, before there is a link:
 
 - stdin, one JSON line each: `Setup`, then a first `StartKernel` or an empty line;
-- stdout, one JSON line after `MARK`: `Started`.
+- stdout, one JSON line after `MARK`: `Started`;
+- stdin again, where it is the launcher that connects: an empty line, once its key is let in.
 
 From then on both sides speak on the link (`farkernel.launcher.link`): orders towards the launcher,
 events towards the login side, and the kernels' own messages beside them.
@@ -62,18 +63,24 @@ PORT_NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """How the launcher is to listen, and to whom.
+    """How launcher and login side come together: the launcher listens, or it connects.
 
-    :param client_key: the login side's public CURVE key (Z85); no other is let in
-    :param interface: name or address of the network interface to bind, empty for all
-    :param ports: first and last TCP port to choose from, or empty for any
+    :param login_key: the login side's public CURVE key (Z85), the only one that is spoken to
+    :param interface: to listen on: name or address of a network interface, empty for all
+    :param ports: to listen on: first and last TCP port to choose from, or empty for any
+    :param addresses: to connect to: the login side's host names and addresses; empty if the launcher is to listen
+    :param port: to connect to: the login side's TCP port
+    :param connect_timeout: seconds in which one of these addresses has to answer
     :param directory: where on the node its 0700 directory goes, empty for /tmp
     :param orphan_timeout: seconds without a word from the login side after which everything is ended
     """
 
-    client_key: str
+    login_key: str
     interface: str
     ports: list[int]
+    addresses: list[str]
+    port: int
+    connect_timeout: float
     directory: str
     orphan_timeout: float
     version: int = VERSION
@@ -84,16 +91,16 @@ class Started:
     """The launcher is up.
 
     :param node: the node's name
-    :param addresses: host names and addresses to try, best first
-    :param port: its TCP port
-    :param server_key: its public CURVE key (Z85)
+    :param addresses: host names and addresses to try, best first; none if it is the launcher that connects
+    :param port: its TCP port, 0 if it is the launcher that connects
+    :param launcher_key: its public CURVE key (Z85)
     :param job_id: Slurm's job id, empty without Slurm
     """
 
     node: str
     addresses: list[str]
     port: int
-    server_key: str
+    launcher_key: str
     job_id: str
     pid: int
     version: int = VERSION

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import pathlib
 import signal
 import socket
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import zmq
 
 from farkernel.launcher import node
-from farkernel.launcher.endpoints import LinkServer
+from farkernel.launcher.endpoints import Deliver, LinkClient, LinkServer
 from farkernel.launcher.kernel import Kernel
-from farkernel.launcher.main import UNDISMISSED, CannotListen, block_signals, say, start_kernel
+from farkernel.launcher.main import UNDISMISSED, CannotConnect, CannotListen, block_signals, say, start_kernel
 from farkernel.launcher.process import KernelProcess
 from farkernel.launcher.protocol import (
     Channel,
     Event,
     KernelRefused,
     Order,
-    ProtocolError,
     Setup,
     SignalKernel,
     Started,
@@ -31,6 +32,7 @@ from farkernel.launcher.protocol import (
     decode_order,
     encode,
 )
+from farkernel.launcher.reach import Unreachable, first_reachable, with_port
 from farkernel.launcher.sockets import Frames
 from farkernel.launcher.walltime import Alarm
 
@@ -44,14 +46,26 @@ _FAREWELL = 500
 """Milliseconds for the last messages to leave."""
 
 
+MakeEnd = Callable[[Deliver, Callable[[bool], None]], LinkServer | LinkClient]
+"""Makes our end of the link, given what takes messages, and what is told that it is full."""
+
+
 class Launcher:
     """Serves one login side until it is told to end, or until that has been gone for too long."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, setup: Setup, base: pathlib.Path) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        context: zmq.Context[Any],
+        base: pathlib.Path,
+        make_end: MakeEnd,
+        *,
+        orphan_timeout: float,
+    ) -> None:
         self._loop = loop
-        self._setup = setup
+        self._context = context
+        self._orphan_timeout = orphan_timeout
         self._base = base
-        self._context: zmq.Context[Any] = zmq.Context(io_threads=2)
         self._kernels: dict[int, Kernel] = {}
         self.dismissed = False
         self._ending = asyncio.Event()
@@ -59,26 +73,15 @@ class Launcher:
         self._closed: list[KernelProcess] = []
         self._walltime = Walltime(0, [])
         self._alarm = Alarm(loop, self._on_mark)
-        first, last = setup.ports or (0, -1)
-        self._server = LinkServer(
-            loop,
-            self._context,
-            client_key=setup.client_key,
-            address=node.interface_address(setup.interface) if setup.interface else "*",
-            ports=range(first, last + 1),
-            deliver=self._on_message,
-            on_full=self._on_full,
-        )
+        self._end = make_end(self._on_message, self._on_full)
 
     async def run(self, first: KernelProcess | KernelRefused | None, stdin: BinaryIO) -> None:
         """Serve until the end."""
         self._loop.add_signal_handler(signal.SIGUSR2, self._ending.set)  # our login side is gone
         for signum in (signal.SIGTERM, signal.SIGHUP):
             self._loop.add_signal_handler(signum, self._dismiss)  # Slurm ends the job itself
-        self._loop.add_signal_handler(signal.SIGINT, lambda: None)  # `scancel -s INT` is meant for the kernel
         self._loop.add_signal_handler(signal.SIGCHLD, self._on_child)
         self._loop.add_reader(stdin.fileno(), self._on_stdin, stdin)
-        say(self._started())
         if first:
             self._take(first)
         watch = self._loop.create_task(self._watch_for_orphan())
@@ -88,20 +91,8 @@ class Launcher:
         self._alarm.cancel()
         self._loop.remove_reader(stdin.fileno())
         await self._end_kernels()
-        self._server.close(_FAREWELL)
+        self._end.close(_FAREWELL)
         self._context.term()
-
-    def _started(self) -> Started:
-        name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-        interface = self._setup.interface
-        return Started(
-            node=name,
-            addresses=[node.interface_address(interface)] if interface else node.addresses(name),
-            port=self._server.port,
-            server_key=self._server.public_key,
-            job_id=os.environ.get("SLURM_JOB_ID", ""),
-            pid=os.getpid(),
-        )
 
     # ---- the end ----
 
@@ -115,7 +106,7 @@ class Launcher:
             self._ending.set()
 
     async def _watch_for_orphan(self) -> None:
-        while (left := self._server.link.heard + self._setup.orphan_timeout - self._loop.time()) > 0:
+        while (left := self._end.link.heard + self._orphan_timeout - self._loop.time()) > 0:
             await asyncio.sleep(left)
         self._ending.set()
 
@@ -180,7 +171,7 @@ class Launcher:
         number, generation = outcome.order.kernel, outcome.order.generation
 
         def forward(channel: Channel, frames: Frames) -> None:
-            self._server.link.send(channel, number, generation, frames)
+            self._end.link.send(channel, number, generation, frames)
 
         self._kernels[number] = Kernel(
             self._loop,
@@ -190,12 +181,12 @@ class Launcher:
             report=self._report,
             ended=lambda: self._on_ended(number),
         )
-        self._kernels[number].hold_output(self._server.link.full)
+        self._kernels[number].hold_output(self._end.link.full)
         self._no_kernels.clear()
         self._on_child()
 
     def _report(self, event: Event) -> None:
-        self._server.link.send(Channel.EVENT, event.kernel, event.generation, [encode(event)])
+        self._end.link.send(Channel.EVENT, event.kernel, event.generation, [encode(event)])
 
     def _on_child(self) -> None:
         for kernel in self._kernels.values():
@@ -215,14 +206,115 @@ def serve(setup: Setup, first: KernelProcess | KernelRefused | None, base: pathl
     """Run the launcher's loop; return the exit code.
 
     :raises CannotListen: there is nothing to listen on
+    :raises CannotConnect: no address of the login side answers
     """
 
     async def run() -> int:
-        try:
-            launcher = Launcher(asyncio.get_running_loop(), setup, base)
-        except (OSError, ProtocolError, ValueError) as error:
-            raise CannotListen(str(error)) from error
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGINT, lambda: None)  # `scancel -s INT` is meant for the kernel
+        context: zmq.Context[Any] = zmq.Context(io_threads=2)
+        make_end: MakeEnd
+        if setup.addresses:
+            endpoint = await _login_side(setup)
+            keys = zmq.curve_keypair()
+            say(_started([], 0, keys[0]))
+            if not await _next_line(loop, stdin, timeout=setup.orphan_timeout):
+                return UNDISMISSED
+            make_end = functools.partial(_connect, loop, context, setup, endpoint, keys)
+        else:
+            make_end = functools.partial(_listen, loop, context, setup)
+        launcher = Launcher(loop, context, base, make_end, orphan_timeout=setup.orphan_timeout)
         await launcher.run(first, stdin)
         return 0 if launcher.dismissed else UNDISMISSED
 
     return asyncio.run(run())
+
+
+def _started(addresses: list[str], port: int, key: bytes) -> Started:
+    return Started(
+        node=_node_name(),
+        addresses=addresses,
+        port=port,
+        launcher_key=key.decode(),
+        job_id=os.environ.get("SLURM_JOB_ID", ""),
+        pid=os.getpid(),
+    )
+
+
+def _node_name() -> str:
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
+# ---- listening ----
+
+
+def _listen(
+    loop: asyncio.AbstractEventLoop,
+    context: zmq.Context[Any],
+    setup: Setup,
+    deliver: Deliver,
+    on_full: Callable[[bool], None],
+) -> LinkServer:
+    first, last = setup.ports or (0, -1)
+    try:
+        own = node.interface_addresses(setup.interface) if setup.interface else []
+        end = LinkServer(
+            loop,
+            context,
+            client_key=setup.login_key,
+            addresses=own or ["*"],
+            ports=range(first, last + 1),
+            deliver=deliver,
+            on_full=on_full,
+        )
+    except (OSError, ValueError) as error:
+        raise CannotListen(getattr(error, "strerror", None) or str(error)) from error
+    say(_started(own or node.names_and_addresses(_node_name()), end.port, end.public_key.encode()))
+    return end
+
+
+# ---- connecting ----
+
+
+async def _login_side(setup: Setup) -> str:
+    """Return the endpoint of the login side that can be reached."""
+    try:
+        address = await first_reachable(setup.addresses, setup.port, timeout=setup.connect_timeout)
+    except Unreachable as error:
+        raise CannotConnect(str(error)) from error
+    return f"tcp://{with_port(address, setup.port)}"
+
+
+async def _next_line(loop: asyncio.AbstractEventLoop, stdin: BinaryIO, *, timeout: float) -> bytes:
+    """Wait for the line that says that our key is let in; nothing comes when the login side is gone."""
+    readable = asyncio.Event()
+    loop.add_reader(stdin.fileno(), readable.set)
+    try:
+        async with asyncio.timeout(timeout):
+            await readable.wait()
+    except TimeoutError:
+        return b""
+    finally:
+        loop.remove_reader(stdin.fileno())
+    return stdin.readline()
+
+
+def _connect(
+    loop: asyncio.AbstractEventLoop,
+    context: zmq.Context[Any],
+    setup: Setup,
+    endpoint: str,
+    keys: tuple[bytes, bytes],
+    deliver: Deliver,
+    on_full: Callable[[bool], None],
+) -> LinkClient:
+    return LinkClient(
+        loop,
+        context,
+        endpoint=endpoint,
+        server_key=setup.login_key,
+        keys=keys,
+        deliver=deliver,
+        on_full=on_full,
+        login=False,
+    )

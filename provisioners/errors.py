@@ -12,7 +12,8 @@ FarkernelError
 ├── LauncherFailed          the launcher did not come up on the node
 │   ├── PythonMissing       `launcher.python` does not exist there
 │   └── ImportFailed        it exists, and lacks pyzmq or is too old
-├── NodeUnreachable         the login side cannot connect to the launcher
+├── CannotListen            the side that is to listen has no port, or no such network interface
+├── NodeUnreachable         login side and launcher cannot connect
 ├── JobEnded                the job ended under a kernel that was up
 ├── NodeLost                nothing was heard from the node for longer than `job.orphan_timeout`
 ├── StartCancelled          the kernel was stopped, or started anew, before it was up
@@ -84,8 +85,12 @@ class ImportFailed(LauncherFailed):
     """The launcher's Python lacks pyzmq, or is too old."""
 
 
+class CannotListen(FarkernelError):
+    """The side that is to listen has no free port in its range, or no such network interface."""
+
+
 class NodeUnreachable(FarkernelError):
-    """The login side cannot connect to the launcher."""
+    """The login side cannot connect to the launcher, or the launcher to the login side: whichever is to."""
 
 
 class JobEnded(FarkernelError):

@@ -213,6 +213,11 @@ class Job:
             raise launch_failures.explain(answer.reason, python=self.python, node=self.status.nodes)
         return answer
 
+    def tell(self, line: bytes) -> None:
+        """Give the launcher a further line of its input."""
+        if self._process and self._process.stdin and self._process.returncode is None:
+            self._process.stdin.write(line)
+
     async def end(self) -> None:
         """End the job, whatever state it is in; nothing is left of it afterwards."""
         child = self._process

@@ -17,13 +17,23 @@ from farkernel.provisioners.commands import (
     Withdrawn,
 )
 from farkernel.provisioners.containers.base import Container
-from farkernel.provisioners.errors import FarkernelError, ImportFailed, JobFailed, LauncherFailed, PythonMissing
+from farkernel.provisioners.errors import (
+    CannotListen,
+    FarkernelError,
+    ImportFailed,
+    JobFailed,
+    LauncherFailed,
+    NodeUnreachable,
+    PythonMissing,
+)
 from farkernel.provisioners.image_failures import image_failure
 from farkernel.provisioners.places import unusable
 from farkernel.provisioners.refusals import explain_refusal, slurm_words
 
 _IMPORT = re.compile(r"(farkernel-bootstrap: old python|no pyzmq): (.*)")
 _PLACE = re.compile(r"cannot use the directory (/[^:]*): (.*)")
+_LISTEN = re.compile(r"cannot listen on the node: (.*)")
+_CUT_OFF = re.compile(r"cannot connect to the login side: (.*)")
 _BOOTSTRAP = "farkernel-bootstrap: "
 
 
@@ -42,9 +52,46 @@ def explain(text: str, *, python: str, node: str) -> FarkernelError:
         )
     if place := _PLACE.search(text):
         return unusable(place[1], place[2], host=node or "the node", key="launcher.directory of the kernelspec")
+    if listening := _LISTEN.search(text):
+        return cannot_listen(node or "the node", listening[1])
+    if cut_off := _CUT_OFF.search(text):
+        return unreachable(node or "the node", cut_off[1], from_node=True)
     said = slurm_words(text).replace(_BOOTSTRAP, "")
     return LauncherFailed(
         f"The launcher did not come up {where}.", said=said, hint="`farkernel doctor --on-node` tries it alone."
+    )
+
+
+def cannot_listen(host: str, words: str) -> CannotListen:
+    """Return the error of a host without a port or a network interface for the link.
+
+    :param words: the system's
+    """
+    return CannotListen(
+        f"farkernel cannot listen on {host} for the connection between the kernel and the login node.",
+        said=words,
+        hint="Name an interface that exists there in launcher.interface of the kernelspec, and more ports in "
+        "launcher.ports.",
+    )
+
+
+def unreachable(node: str, tried: str, *, from_node: bool) -> NodeUnreachable:
+    """Return the error of a launcher and a login side that cannot come together.
+
+    :param tried: addresses, and why they do not answer
+    :param from_node: it is the launcher that was to connect
+    """
+    if from_node:
+        what = f'The launcher runs on {node}, and it cannot connect to this host (launcher.connect is "login").'
+        otherwise = '"node" in launcher.connect, with which this host connects to the node'
+    else:
+        what = f'The launcher runs on {node}, and this host cannot connect to it (launcher.connect is "node").'
+        otherwise = '"login" in launcher.connect, with which the node connects to this host'
+    return NodeUnreachable(
+        what,
+        said=f"Tried {tried}",
+        hint="Name the network that both share in launcher.interface of the kernelspec, or the ports that are open in "
+        f"launcher.ports; or try {otherwise}. `farkernel doctor --on-node` says what works.",
     )
 
 

@@ -7,7 +7,7 @@ import re
 import shutil
 import signal
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from farkernel.provisioners.errors import CommandMissing
@@ -84,6 +84,50 @@ async def _feed(process: Process, data: bytes) -> None:
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may end without reading
         await process.stdin.drain()
     process.stdin.close()
+
+
+async def converse(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    timeout: float,
+    first: bytes,
+    on_line: Callable[[str], Awaitable[bool]],
+) -> Finished:
+    """Run a program to its end that says something and then waits for the end of its input; ended as by `run`.
+
+    :param first: what it reads at first
+    :param on_line: takes a line of its stdout; returns whether it has said all
+    :raises CommandMissing: there is no such program
+    :raises TimeoutError: it did not end in time; the text names it
+    """
+    process = await start(argv, env=env)
+    assert process.stdin
+    assert process.stdout
+    assert process.stderr
+    stdin, stdout = process.stdin, process.stdout
+
+    async def read() -> bytes:
+        said = bytearray()
+        with contextlib.suppress(ValueError):  # a line without end
+            async for line in stdout:
+                said += line[: _MOST - len(said)]
+                if await on_line(line.decode(errors="replace")):
+                    stdin.close()
+        return bytes(said) + await _read(stdout)
+
+    try:
+        stdin.write(first)
+        async with asyncio.timeout(timeout):
+            out, err, _ = await asyncio.gather(read(), _read(process.stderr), process.wait())
+    except TimeoutError:
+        raise TimeoutError(f"{argv[0]} did not end within {timeout:g} s") from None
+    finally:
+        if process.returncode is None:
+            await end(process)
+    returncode = process.returncode
+    assert returncode is not None
+    return Finished(returncode, out.decode(errors="replace"), err.decode(errors="replace"))
 
 
 async def stream(argv: Sequence[str], *, on_line: Callable[[str], None]) -> Finished:

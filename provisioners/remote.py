@@ -10,15 +10,18 @@ from typing import Any
 
 import zmq
 
-from farkernel.launcher import protocol
-from farkernel.launcher.endpoints import LinkClient
+from farkernel.launcher import node, protocol
+from farkernel.launcher.endpoints import Deliver, LinkClient, LinkServer
 from farkernel.launcher.protocol import Channel, EndLauncher, Event, Order, Setup, Started, StartKernel
+from farkernel.launcher.reach import Unreachable, first_reachable, with_port
 from farkernel.launcher.sockets import Frames
-from farkernel.provisioners.errors import NodeUnreachable
+from farkernel.provisioners import launch_failures
 from farkernel.provisioners.job import Job
 from farkernel.provisioners.request import LauncherRequest
 
 _CONNECT_TIMEOUT = 10.0
+"""Seconds in which an address has to answer, on either side."""
+
 _FAREWELL = 200
 """Milliseconds for the last messages to leave."""
 
@@ -34,6 +37,49 @@ class Tenant:
     on_full: Callable[[bool], None]
 
 
+class Listening:
+    """This host listens for one launcher.
+
+    The ZeroMQ context is its own: one that is shared would let in by one ZAP handler, at each job's port, whatever is
+    let in at any.
+
+    :ivar addresses: by which the launcher may reach it
+    :raises CannotListen: there is no port, or no such interface
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        launcher: LauncherRequest,
+        *,
+        deliver: Deliver,
+        on_full: Callable[[bool], None],
+    ) -> None:
+        self._context: zmq.Context[Any] = zmq.Context()
+        try:
+            own = node.interface_addresses(launcher.interface) if launcher.interface else []
+            self.end = LinkServer(
+                loop,
+                self._context,
+                client_key="",
+                addresses=own or ["*"],
+                ports=launcher.port_range,
+                deliver=deliver,
+                on_full=on_full,
+                login=True,
+            )
+        except OSError as error:
+            self._context.term()
+            raise launch_failures.cannot_listen("this host", error.strerror or str(error)) from error
+        # Numbers only: a name has to be resolved on the node, where that may take longer than there is time.
+        self.addresses = own or node.addresses() or ["127.0.0.1"]
+
+    async def close(self) -> None:
+        """Close the port."""
+        self.end.close(_FAREWELL)
+        await asyncio.to_thread(self._context.term)  # waits for the last messages
+
+
 class Remote:
     """A launcher as the login side sees it.
 
@@ -46,14 +92,28 @@ class Remote:
         self._context = context
         self._keys = zmq.curve_keypair()
         self._tenants: dict[int, Tenant] = {}
-        self._client: LinkClient | None = None
+        self._listening: Listening | None = None
+        self._end: LinkClient | LinkServer | None = None
 
     def first_input(self, launcher: LauncherRequest, orphan_timeout: float, order: StartKernel) -> bytes:
-        """Return what the launcher reads on its standard input: how to listen, and the first kernel to start."""
+        """Return what the launcher reads on its standard input: how to come together, and the first kernel to start.
+
+        If it is to connect to this host, that is listened on from now on; nobody is let in before `connect`.
+
+        :raises CannotListen: there is no port, or no such interface
+        """
+        key, addresses, port = self._keys[0].decode(), [], 0
+        if launcher.connect == "login":
+            self._listening = listening = Listening(self._loop, launcher, deliver=self._deliver, on_full=self._on_full)
+            key, addresses, port = listening.end.public_key, listening.addresses, listening.end.port
+        ports = launcher.port_range
         setup = Setup(
-            client_key=self._keys[0].decode(),
+            login_key=key,
             interface=launcher.interface or "",
-            ports=[int(port) for port in launcher.ports.split("-")] if launcher.ports else [],
+            ports=[ports[0], ports[-1]] if ports else [],
+            addresses=addresses,
+            port=port,
+            connect_timeout=min(_CONNECT_TIMEOUT, launcher.start_timeout / 2),
             directory=launcher.directory or "",
             orphan_timeout=orphan_timeout,
         )
@@ -64,16 +124,20 @@ class Remote:
         self._tenants[kernel] = tenant
 
     async def connect(self, started: Started) -> None:
-        """Make the link.
+        """Make the link, or let the launcher make it.
 
         :raises NodeUnreachable: no address of the node answers
         """
-        address = await _first_reachable(started)
-        self._client = LinkClient(
+        if self._listening:
+            self._end = end = self._listening.end
+            end.admit(started.launcher_key)
+            self.job.tell(b"\n")
+            return
+        self._end = LinkClient(
             self._loop,
             self._context,
-            endpoint=f"tcp://{address}:{started.port}",
-            server_key=started.server_key,
+            endpoint=await _endpoint(started),
+            server_key=started.launcher_key,
             keys=self._keys,
             deliver=self._deliver,
             on_full=self._on_full,
@@ -82,27 +146,27 @@ class Remote:
     @property
     def connected(self) -> bool:
         """Whether there is a link, be it cut for the moment."""
-        return self._client is not None
+        return self._end is not None
 
     @property
     def heard(self) -> float:
         """When the launcher was last heard, on the loop's clock; now, if there is no link."""
-        return self._client.heard if self._client else self._loop.time()
+        return self._end.heard if self._end else self._loop.time()
 
     def order(self, order: Order) -> None:
         """Give the launcher an order; nothing happens when there is no link."""
-        if self._client:
-            self._client.link.send(Channel.ORDER, 0, 0, [protocol.encode(order)])
+        if self._end:
+            self._end.link.send(Channel.ORDER, 0, 0, [protocol.encode(order)])
 
     def send(self, channel: Channel, kernel: int, generation: int, frames: Frames) -> None:
         """Send a kernel a client's message."""
-        if self._client:
-            self._client.link.send(channel, kernel, generation, frames)
+        if self._end:
+            self._end.link.send(channel, kernel, generation, frames)
 
     def hold_back(self, hold: bool) -> None:
         """Leave with the launcher what it has for us, or go on: the link's bounds take care of the rest."""
-        if self._client:
-            self._client.hold_back(hold)
+        if self._end:
+            self._end.hold_back(hold)
 
     async def end(self) -> None:
         """End the launcher and its job; close the link."""
@@ -110,9 +174,11 @@ class Remote:
         try:
             await self.job.end()
         finally:
-            if self._client:
-                self._client.close(_FAREWELL)
-                self._client = None
+            if self._end and not self._listening:
+                self._end.close(_FAREWELL)
+            listening, self._end, self._listening = self._listening, None, None
+            if listening:
+                await listening.close()
 
     def _deliver(self, channel: Channel, kernel: int, generation: int, frames: list[Any]) -> None:
         tenant = self._tenants.get(kernel)
@@ -128,35 +194,13 @@ class Remote:
             tenant.on_full(full)
 
 
-async def _first_reachable(started: Started) -> str:
-    attempts = {address: asyncio.ensure_future(_try(address, started.port)) for address in started.addresses}
-    try:
-        for attempt in asyncio.as_completed(attempts.values(), timeout=_CONNECT_TIMEOUT):
-            await attempt
-            if reached := [a for a, task in attempts.items() if task.done() and task.result() == ""]:
-                return reached[0]
-    except TimeoutError:
-        pass
-    finally:
-        for task in attempts.values():
-            task.cancel()
-    tried = "; ".join(
-        f"{address}:{started.port}: {task.result() if task.done() and not task.cancelled() else 'no answer'}"
-        for address, task in attempts.items()
-    )
-    raise NodeUnreachable(
-        f"The launcher runs on {started.node}, and this host cannot connect to it.",
-        said=f"Tried {tried}",
-        hint="Name the network that both share in launcher.interface, or the ports that are open in launcher.ports, "
-        "of the kernelspec.",
-    )
+async def _endpoint(started: Started) -> str:
+    """Return where the launcher can be reached from here.
 
-
-async def _try(address: str, port: int) -> str:
-    """Return why a connection fails, empty if it does not."""
+    :raises NodeUnreachable: nowhere
+    """
     try:
-        _, writer = await asyncio.open_connection(address, port)
-    except (OSError, OverflowError, ValueError) as error:  # a port or a name that there cannot be
-        return getattr(error, "strerror", None) or str(error)
-    writer.close()
-    return ""
+        address = await first_reachable(started.addresses, started.port, timeout=_CONNECT_TIMEOUT)
+    except Unreachable as error:
+        raise launch_failures.unreachable(started.node, str(error), from_node=False) from error
+    return f"tcp://{with_port(address, started.port)}"

@@ -292,9 +292,14 @@ class LauncherRequest(_Part):
         default=None,
         description="Directory on the node for its private one; null is /tmp.",
     )
+    connect: Annotated[Literal["node", "login"], _matching("node|login", '"node" or "login"')] = Field(
+        default="node",
+        description="Which side the other one connects to: the launcher on the node, or the login node's side where"
+        " login nodes cannot reach compute nodes.",
+    )
     ports: Annotated[str | None, BeforeValidator(_ports)] = Field(
         default=None,
-        description='TCP ports that the launcher may listen on, such as "20000-20100"; null is any.',
+        description='TCP ports that may be listened on, such as "20000-20100"; null is any.',
     )
     interface: (
         Annotated[
@@ -302,10 +307,20 @@ class LauncherRequest(_Part):
             _matching(r"[A-Za-z0-9:][A-Za-z0-9_.:%@-]*", "a network interface's name or address"),
         ]
         | None
-    ) = Field(default=None, description="Network interface, by name or address, that it listens on; null is all.")
+    ) = Field(
+        default=None,
+        description="Network interface, by name or address, that is listened on, of the node or the login node as"
+        " connect says; null is all.",
+    )
     start_timeout: Duration = Field(
         default=60.0, description="How long it may take to come up once the job runs, and the kernel after it."
     )
+
+    @property
+    def port_range(self) -> range:
+        """The ports that may be listened on; empty for any."""
+        first, _, last = (self.ports or "0--1").partition("-")
+        return range(int(first), int(last) + 1)
 
     @property
     def on_node(self) -> str:

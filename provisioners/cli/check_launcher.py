@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from farkernel.kernelspecs.install import Installed
+from farkernel.provisioners.cli import check_directions
 from farkernel.provisioners.cli.check_slurm import slurm_is_here
 from farkernel.provisioners.cli.findings import Finding, ok, problem, warning
 from farkernel.provisioners.commands import Allocated, parse_srun_line, srun_argv, srun_env
 from farkernel.provisioners.environment import for_submission
 from farkernel.provisioners.errors import CommandMissing, RequestError
-from farkernel.provisioners.process import Finished, run
+from farkernel.provisioners.process import Finished, converse, run
 from farkernel.provisioners.refusals import explain_refusal, slurm_words
 from farkernel.provisioners.request import Request, SlurmRequest, parse_request
 
@@ -33,7 +34,7 @@ try:
     facts.update(pyzmq=zmq.__version__, libzmq=zmq.zmq_version(), curve=bool(zmq.has("curve")))
 except ImportError as error:
     facts["missing"] = str(error)
-print(json.dumps(facts))
+print(json.dumps(facts), flush=True)
 """
 
 
@@ -44,7 +45,7 @@ async def check_here(specs: Iterable[Installed]) -> list[Finding]:
 
 
 async def check_on_node(specs: Iterable[Installed], *, wait: float) -> list[Finding]:
-    """Try the launcher's Python of every valid kernelspec for compute nodes on one, in a job of its own.
+    """Try the launcher's Python of every valid kernelspec for compute nodes on one, and the ways between it and us.
 
     :param wait: how many seconds each job may take, with its time in the queue
     """
@@ -55,7 +56,7 @@ async def check_on_node(specs: Iterable[Installed], *, wait: float) -> list[Find
     if not slurm_is_here():
         return [problem(ON_NODE, "srun is not on PATH", "Try it on a login node.")]
     # One after another: a site may allow two jobs at a time, and the user's own kernels need theirs.
-    return [await _check_on_node(spec, request, wait) for spec, request in tried]
+    return [finding for spec, request in tried for finding in await _check_on_node(spec, request, wait)]
 
 
 def launcher_python(request: Request) -> str:
@@ -68,7 +69,7 @@ def srun_probe(request: Request) -> list[str]:
 
     The job is short and has one node, shared and with no burst buffer, so that it starts soon.
     """
-    return srun_argv(small_job(request.slurm), [launcher_python(request), "-c", PROBE])
+    return srun_argv(small_job(request.slurm), [launcher_python(request), "-c", PROBE + check_directions.PROBE])
 
 
 def small_job(slurm: SlurmRequest, *, name: str = "farkernel-doctor") -> SlurmRequest:
@@ -97,18 +98,21 @@ async def _check_here(python: str) -> Finding:
     return _judge(subject, python, answer)
 
 
-async def _check_on_node(spec: Installed, request: Request, wait: float) -> Finding:
+async def _check_on_node(spec: Installed, request: Request, wait: float) -> list[Finding]:
     subject = f"{ON_NODE}, {spec.name}"
     try:
         env = srun_env(small_job(request.slurm), for_submission(os.environ, os.environ))
-        answer = await run(srun_probe(request), env=env, timeout=wait)
+        with check_directions.Directions(request.launcher) as directions:
+            answer = await converse(
+                srun_probe(request), env=env, timeout=wait, first=directions.first_line, on_line=directions.take
+            )
     except TimeoutError as error:
         advice = "Try when nodes are idle, or wait longer: --wait."
-        return warning(subject, f"{error}; the job is withdrawn", advice)
+        return [warning(subject, f"{error}; the job is withdrawn", advice)]
     if no_job(answer):
         refusal = explain_refusal(answer.stderr, answer.returncode, kernel=spec.display_name)
-        return problem(subject, f"{refusal.what}\n{refusal.said}", f"{refusal.hint} ({spec.source})")
-    return _judge(subject, launcher_python(request), answer)
+        return [problem(subject, f"{refusal.what}\n{refusal.said}", f"{refusal.hint} ({spec.source})")]
+    return [_judge(subject, launcher_python(request), answer), *directions.findings(spec.name, spec.source)]
 
 
 def _judge(subject: str, python: str, answer: Finished) -> Finding:

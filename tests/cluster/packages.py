@@ -13,6 +13,7 @@ PACKAGES = (
     "chromium",
     "environment-modules",
     "iproute2",
+    "iptables",
     "libpam-slurm-adopt",
     "mariadb-server",
     "munge",

@@ -14,6 +14,9 @@ NODE = "nid02301"
 LAUNCHER = "^[^ ]*python[^ ]* -c import sys"
 """What begins the command line of a launcher on a node."""
 
+SLURMD = "6818:6818"
+"""All that a node has to let in for Slurm: srun's streams and slurmctld are called by the node."""
+
 _STOP = "pid=$(cat /run/{0}.pid); kill $pid; while kill -0 $pid; do sleep 0.1; done"
 
 
@@ -47,6 +50,23 @@ def cable_pulled(site: Site, host: str) -> Iterator[None]:
         yield
     finally:
         site.cable(host, True)
+
+
+@contextlib.contextmanager
+def no_way_in(site: Site, host: str, *, ports: str = "", open_ports: str = "", answer: str = "DROP") -> Iterator[None]:
+    """A host takes no new TCP connection from others.
+
+    :param ports: FIRST:LAST if only these are closed
+    :param open_ports: FIRST:LAST that stay open
+    :param answer: iptables' target, and its options
+    """
+    which = f"--dport {ports}" if ports else f"! --dport {open_ports}"
+    rule = f"INPUT ! -i lo -p tcp --syn {which} -j {answer}"
+    on(site, host, f"iptables -A {rule} && ip6tables -A {rule}")
+    try:
+        yield
+    finally:
+        on(site, host, f"iptables -D {rule}; ip6tables -D {rule}")
 
 
 @contextlib.contextmanager

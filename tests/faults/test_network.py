@@ -7,7 +7,7 @@ import pytest
 
 from tests.cluster import Site
 from tests.cluster.site import LOGIN
-from tests.faults.switches import NODE, cable_pulled, meanwhile, pids, slurmd_timeout
+from tests.faults.switches import NODE, SLURMD, cable_pulled, meanwhile, no_way_in, pids, slurmd_timeout
 from tests.slurm.helpers import PATIENCE, Cell, Client, Specs, busy, eventually, gone, jobs, kernel, server
 
 pytestmark = pytest.mark.usefixtures("cluster", "whole")
@@ -97,6 +97,23 @@ async def test_a_thousand_messages_a_second(specs: Specs, cluster: Site, host: s
         assert jobs() == job
         told = [f"nothing was heard from {NODE}", f"{NODE} is back"] if seconds > 20 else []
         assert [text for text in told if text in cell.stderr] == told
+
+
+@pytest.mark.parametrize("host", [LOGIN, NODE])
+@pytest.mark.usefixtures("patient_slurm")
+async def test_a_thousand_messages_a_second_from_a_node_that_lets_nobody_in(
+    specs: Specs, cluster: Site, host: str
+) -> None:
+    async with (
+        meanwhile(no_way_in(cluster, NODE, open_ports=SLURMD)),
+        kernel(specs(slurm=ON_NODE, launcher={"connect": "login"})) as (_, client),
+    ):
+        await client.run("kept = 42")
+        cell = await client.send(FLOOD.format(seconds=15, rate=RATE)).prints("999\n")
+        await cut(cluster, host, 10)
+        await finished(client, cell)
+        assert cell.stdout.split() == [str(number) for number in range(15 * RATE)]
+        assert (await client.run("kept")).result == "42"
 
 
 @CUTS

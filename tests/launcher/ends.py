@@ -18,7 +18,6 @@ class End:
 
     link: Link
     hold_back: Callable[[bool], None]
-    """Of a client."""
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
@@ -34,24 +33,30 @@ class End:
 
 
 class Ends:
-    """A server, and any number of clients; use it by `with`, inside a loop."""
+    """A server, and any number of clients; use it by `with`, inside a loop.
 
-    def __init__(self) -> None:
+    :param connect: which side is connected to: the launcher on its "node", or the "login" side
+    :param client_key: whom the server lets in; its clients if not given
+    """
+
+    def __init__(self, connect: str = "node", *, client_key: str | None = None) -> None:
         self.keys = zmq.curve_keypair()
-        self.launcher = End()
+        self.listens = End()
+        self._client_is_login = connect == "node"
         self._loop = asyncio.get_running_loop()
         self._stack = contextlib.ExitStack()
         self.server = LinkServer(
             self._loop,
             self._context(),
-            client_key=self.keys[0].decode(),
-            address="127.0.0.1",
+            client_key=self.keys[0].decode() if client_key is None else client_key,
+            addresses=["127.0.0.1"],
             ports=range(0),
-            deliver=self.launcher.take,
-            on_full=self.launcher.full.append,
+            deliver=self.listens.take,
+            on_full=self.listens.full.append,
+            login=not self._client_is_login,
         )
         self._stack.callback(self.server.close)
-        self.launcher.link = self.server.link
+        self.listens.link, self.listens.hold_back = self.server.link, self.server.hold_back
 
     def __enter__(self) -> "Ends":
         return self
@@ -72,10 +77,16 @@ class Ends:
             keys=keys or self.keys,
             deliver=end.take,
             on_full=end.full.append,
+            login=self._client_is_login,
         )
         self._stack.callback(client.close)
         end.link, end.hold_back = client.link, client.hold_back
         return end
+
+    def pair(self, endpoint: str = "") -> tuple[End, End]:
+        """Make a client; return the login side and the launcher."""
+        end = self.client(endpoint)
+        return (end, self.listens) if self._client_is_login else (self.listens, end)
 
     def _context(self) -> zmq.Context[Any]:
         context: zmq.Context[Any] = zmq.Context()

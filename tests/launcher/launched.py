@@ -54,6 +54,8 @@ class Launched:
         env: dict[str, str] | None = None,
         orphan_timeout: float = 60.0,
         interface: str = "",
+        addresses: list[str] | None = None,
+        port: int = 0,
     ) -> None:
         self.events: list[Event] = []
         self.messages: list[tuple[Channel, int, int, list[bytes]]] = []
@@ -61,7 +63,8 @@ class Launched:
         self._keys = zmq.curve_keypair()
         self._argv = argv or payload().command(sys.executable)
         self._env = env or {}
-        setup = Setup(self._keys[0].decode(), interface, [], str(directory), orphan_timeout)
+        key, place = self._keys[0].decode(), str(directory)
+        setup = Setup(key, interface, [], addresses or [], port, 10.0, place, orphan_timeout)
         first = protocol.encode(order) if order else b""
         self._data = (payload().on_stdin() if data is None else data) + protocol.encode(setup) + b"\n" + first + b"\n"
         self._context: zmq.Context[Any] = zmq.Context()
@@ -99,7 +102,7 @@ class Launched:
             asyncio.get_running_loop(),
             self._context,
             endpoint=f"tcp://127.0.0.1:{started.port}",
-            server_key=started.server_key,
+            server_key=started.launcher_key,
             keys=self._keys,
             deliver=self._deliver,
             on_full=lambda full: None,

@@ -33,8 +33,8 @@ DEEP = b"[" * 200_000
         b"1" * 5000 + b"\n",
         b'{"type": "Setup"}\n',
         b'{"type": "Setup", "client_key": "", "interface": 1, "ports": [], "directory": "", "orphan_timeout": 1}\n',
-        protocol.encode(protocol.Setup("k" * 40, "", [], "/\0", 1.0)) + b"\n\n",
-        protocol.encode(protocol.Setup("k" * 40, "", [], "", float("nan"))) + b"\n\n",
+        protocol.encode(protocol.Setup("k" * 40, "", [], [], 0, 1.0, "/\0", 1.0)) + b"\n\n",
+        protocol.encode(protocol.Setup("k" * 40, "", [], [], 0, 1.0, "", float("nan"))) + b"\n\n",
     ],
     ids=range(8),
 )

@@ -4,12 +4,15 @@ import asyncio
 import contextlib
 import os
 import pathlib
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import time
+from typing import Any
 
 import pytest
 
@@ -26,6 +29,7 @@ from farkernel.launcher.protocol import (
     KernelRefused,
     KernelStarted,
     SignalKernel,
+    Started,
     decode_answer,
 )
 from farkernel.provisioners.payload import payload
@@ -402,6 +406,45 @@ def test_a_network_interface_that_does_not_exist_is_named_and_nothing_is_left(sh
             assert (await launched.ended())[0] == 1
 
     asyncio.run(live())
+
+
+def test_a_launcher_that_reaches_nobody_says_where_it_has_tried_and_nothing_is_left(short: pathlib.Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+
+    async def live() -> None:
+        where: dict[str, Any] = {"addresses": ["127.0.0.1", "127.0.0.2"], "port": port}
+        async with Launched(short, command("sleep", "600"), **where) as launched:
+            answer = await launched.answer()
+            assert isinstance(answer, Failed)
+            tried = rf"cannot connect to the login side: 127\.0\.0\.1:{port}: .+; 127\.0\.0\.2:{port}: .+"
+            assert re.fullmatch(tried, answer.reason)
+            assert processes.names(short) == []  # when it is said, all is tidy
+            assert (await launched.ended())[0] == 1
+
+    asyncio.run(live())
+
+
+@pytest.mark.parametrize("gone", ["its input has ended", "nothing is heard"])
+def test_a_launcher_that_is_never_let_in_leaves(short: pathlib.Path, tmp_path: pathlib.Path, gone: str) -> None:
+    order = command("sh", "-c", f"echo $$ >{tmp_path}/pid; exec sleep 600")
+
+    async def live(port: int) -> None:
+        timeout = 1.0 if gone == "nothing is heard" else 60.0
+        where: dict[str, Any] = {"addresses": ["127.0.0.1"], "port": port}
+        async with Launched(short, order, orphan_timeout=timeout, **where) as launched:
+            started = await launched.answer()
+            assert isinstance(started, Started)
+            assert (started.addresses, started.port) == ([], 0)
+            await until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+            if gone == "its input has ended":
+                await launched.end_input()
+            assert await launched.ended() == (UNDISMISSED, "")
+        processes.wait_until_none_runs([int((tmp_path / "pid").read_text())])
+        assert processes.names(short) == []
+
+    with socket.create_server(("127.0.0.1", 0)) as login:
+        asyncio.run(live(login.getsockname()[1]))
 
 
 def test_a_python_that_is_too_old_is_named() -> None:

@@ -1,7 +1,9 @@
 """Both ends of a link over a real connection that is treated badly, and who is let in."""
 
 import asyncio
+import contextlib
 import random
+import socket
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +15,7 @@ from zmq.utils.monitor import recv_monitor_message
 from farkernel.launcher import endpoints
 from farkernel.launcher.endpoints import LinkServer
 from farkernel.launcher.link import Kind
+from farkernel.launcher.reach import Unreachable, first_reachable
 from tests.launcher.ends import Ends, assert_at_rest, until
 from tests.launcher.relay import Relay
 
@@ -22,6 +25,10 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A link that notices silence after a moment."""
     monkeypatch.setattr(endpoints, "PING_INTERVAL", 0.05)
     monkeypatch.setattr(endpoints, "SILENCE", 0.4)
+
+
+CONNECT = pytest.mark.parametrize("connect", ["node", "login"])
+"""Which side is connected to."""
 
 
 # ---- each message once, in order ----
@@ -38,10 +45,11 @@ async def _mistreat(relay: Relay, chance: random.Random, times: int) -> None:
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("seed", range(3))
-def test_each_message_arrives_once_and_in_order(seed: int) -> None:
+@CONNECT
+def test_each_message_arrives_once_and_in_order(connect: str, seed: int) -> None:
     async def talk() -> None:
         chance = random.Random(seed)
-        with Ends() as ends:
+        with Ends(connect) as ends:
             async with Relay(ends.server.port) as relay:
                 client = ends.client(relay.endpoint)
                 trouble = asyncio.ensure_future(_mistreat(relay, chance, 6))
@@ -49,57 +57,95 @@ def test_each_message_arrives_once_and_in_order(seed: int) -> None:
                 while not trouble.done() or number < 3000:
                     for _ in range(20):
                         body = b"%d " % number + bytes(chance.choice([1, 100, 20_000]))
-                        chance.choice([client, ends.launcher]).send(body)
+                        chance.choice([client, ends.listens]).send(body)
                         number += 1
                     await asyncio.sleep(0.005)
                 await trouble
 
-                await until(lambda: len(ends.launcher.received) >= len(client.sent))
-                await until(lambda: len(client.received) >= len(ends.launcher.sent))
+                await until(lambda: len(ends.listens.received) >= len(client.sent))
+                await until(lambda: len(client.received) >= len(ends.listens.sent))
 
-                assert ends.launcher.received == client.sent
-                assert client.received == ends.launcher.sent
+                assert ends.listens.received == client.sent
+                assert client.received == ends.listens.sent
 
     asyncio.run(talk())
 
 
 @pytest.mark.usefixtures("impatient")
-def test_it_is_full_while_it_is_cut_and_free_afterwards() -> None:
+@CONNECT
+def test_it_is_full_while_it_is_cut_and_free_afterwards(connect: str) -> None:
     async def talk() -> None:
-        with Ends() as ends:
+        with Ends(connect) as ends:
             async with Relay(ends.server.port) as relay:
-                client = ends.client(relay.endpoint)
-                await until(lambda: client.link.connected)
+                login, launcher = ends.pair(relay.endpoint)
+                await until(lambda: login.link.connected)
                 relay.cut()
                 for _ in range(70):
-                    ends.launcher.send(bytes(2**20))
-                assert ends.launcher.full == [True]
+                    launcher.send(bytes(2**20))
+                assert launcher.full == [True]
 
                 relay.mend()
-                await until(lambda: ends.launcher.full == [True, False])
-                await until(lambda: len(client.received) == 70)
+                await until(lambda: launcher.full == [True, False])
+                await until(lambda: len(login.received) == 70)
 
     asyncio.run(talk())
 
 
 @pytest.mark.usefixtures("impatient")
-def test_what_is_held_back_stays_with_the_launcher_and_is_no_silence() -> None:
+@CONNECT
+def test_what_is_held_back_stays_with_the_launcher_and_is_no_silence(connect: str) -> None:
     async def talk() -> None:
-        with Ends() as ends:
-            client = ends.client()
-            await until(lambda: client.link.connected)
-            client.hold_back(True)
-            epoch = client.link.epoch
+        with Ends(connect) as ends:
+            login, launcher = ends.pair()
+            await until(lambda: login.link.connected)
+            login.hold_back(True)
+            epoch = login.link.epoch
             for _ in range(70):
-                ends.launcher.send(bytes(2**20))
-            await until(lambda: ends.launcher.full == [True])
+                launcher.send(bytes(2**20))
+            await until(lambda: launcher.full == [True])
             await asyncio.sleep(1)  # more than the silence that is borne here
-            assert client.link.epoch == epoch
-            assert client.received == []
+            assert login.link.epoch == epoch
+            assert login.received == []
 
-            client.hold_back(False)
-            await until(lambda: ends.launcher.full == [True, False])
-            await until(lambda: len(client.received) == 70)
+            login.hold_back(False)
+            await until(lambda: launcher.full == [True, False])
+            await until(lambda: len(login.received) == 70)
+
+
+@CONNECT
+def test_a_message_may_be_larger_than_a_frame_of_a_server(connect: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoints, "MAX_FRAME", 2**20)
+
+    async def talk() -> None:
+        with Ends(connect) as ends:
+            login, launcher = ends.pair()
+            for size in (2**20, 2**20 + 1, 5 * 2**20, 0):
+                launcher.send(random.Random(size).randbytes(size))
+            await until(lambda: len(login.received) == 4)
+            assert login.received == launcher.sent
+
+    asyncio.run(talk())
+
+
+@pytest.mark.usefixtures("impatient")
+@CONNECT
+def test_a_side_that_has_slept_goes_on(connect: str) -> None:
+    """Its loop has stood still for longer than the silence that is borne, and nobody has broken a connection."""
+
+    async def talk() -> None:
+        with Ends(connect) as ends:
+            async with Relay(ends.server.port) as relay:
+                login, launcher = ends.pair(relay.endpoint)
+                await until(lambda: login.link.connected)
+                for seconds in (0.1, 1):
+                    relay.pause()
+                    launcher.send(b"from the node")
+                    await asyncio.sleep(seconds)
+                    relay.mend()
+                    login.send(b"from the login node")
+                await until(lambda: login.received == launcher.sent and launcher.received == login.sent)
+
+    asyncio.run(talk())
 
     asyncio.run(talk())
 
@@ -151,16 +197,17 @@ async def _is_let_in(stranger: Stranger) -> bool:
 
 
 @pytest.mark.parametrize("zap", ["running", "stopped"])
-def test_a_key_that_is_not_the_clients_is_not_let_in(zap: str) -> None:
+@CONNECT
+def test_a_key_that_is_not_the_clients_is_not_let_in(connect: str, zap: str) -> None:
     async def knock() -> None:
-        with Ends() as ends:
+        with Ends(connect) as ends:
             if zap == "stopped":
                 ends.server._zap.close()
             stranger = Stranger(ends.server)
             try:
                 stranger.socket.send(b"anything")
                 assert not await _is_let_in(stranger)
-                assert ends.launcher.received == []
+                assert ends.listens.received == []
                 assert not ends.server.link.connected
             finally:
                 stranger.close()
@@ -168,9 +215,28 @@ def test_a_key_that_is_not_the_clients_is_not_let_in(zap: str) -> None:
     asyncio.run(knock())
 
 
-def test_nobody_new_is_let_in_when_the_handler_has_stopped() -> None:
+def test_nobody_is_let_in_before_it_is_said_who() -> None:
     async def knock() -> None:
-        with Ends() as ends:
+        with Ends("login", client_key="") as ends:
+            early = Stranger(ends.server, ends.keys)
+            assert not await _is_let_in(early)
+            early.close()
+
+            ends.server.admit(ends.keys[0].decode())
+            late = Stranger(ends.server, ends.keys)
+            assert await _is_let_in(late)
+            late.close()
+            stranger = Stranger(ends.server)
+            assert not await _is_let_in(stranger)
+            stranger.close()
+
+    asyncio.run(knock())
+
+
+@CONNECT
+def test_nobody_new_is_let_in_when_the_handler_has_stopped(connect: str) -> None:
+    async def knock() -> None:
+        with Ends(connect) as ends:
             right = Stranger(ends.server, ends.keys)
             assert await _is_let_in(right)
             right.close()
@@ -183,9 +249,10 @@ def test_nobody_new_is_let_in_when_the_handler_has_stopped() -> None:
     asyncio.run(knock())
 
 
-def test_a_stranger_that_tries_does_not_disturb_the_client() -> None:
+@CONNECT
+def test_a_stranger_that_tries_does_not_disturb_the_client(connect: str) -> None:
     async def knock() -> None:
-        with Ends() as ends:
+        with Ends(connect) as ends:
             client = ends.client()
             await until(lambda: client.link.connected)
             stranger = Stranger(ends.server)
@@ -193,8 +260,8 @@ def test_a_stranger_that_tries_does_not_disturb_the_client() -> None:
             stranger.close()
 
             client.send(b"one")
-            ends.launcher.send(b"two")
-            await until(lambda: ends.launcher.received == [b"one"] and client.received == [b"two"])
+            ends.listens.send(b"two")
+            await until(lambda: ends.listens.received == [b"one"] and client.received == [b"two"])
 
     asyncio.run(knock())
 
@@ -211,7 +278,7 @@ def test_an_older_connection_that_still_says_something_gets_no_answer() -> None:
 
                 old.socket.send(_frame(Kind.PING, epoch=1))
                 await asyncio.sleep(0.3)
-                ends.launcher.send(b"body")
+                ends.listens.send(b"body")
                 await until(lambda: new.socket.poll(0))
                 assert new.socket.recv_multipart()[-1] == b"body"
                 assert not old.socket.poll(0)
@@ -227,24 +294,26 @@ def _frame(kind: Kind, epoch: int) -> bytes:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_client_tells_a_false_server() -> None:
+@CONNECT
+def test_a_client_tells_a_false_server(connect: str) -> None:
     async def knock() -> None:
         other_key = zmq.curve_keypair()[0].decode()
-        with Ends() as ends:
+        with Ends(connect) as ends:
             async with Relay(ends.server.port) as relay:
                 client = ends.client(relay.endpoint, server_key=other_key)
                 client.send(b"a secret")
                 await until(lambda: relay.accepted >= 3)
 
                 assert not client.link.connected
-                assert ends.launcher.received == []
+                assert ends.listens.received == []
 
     asyncio.run(knock())
 
 
-def test_a_client_without_encryption_is_not_let_in() -> None:
+@CONNECT
+def test_a_client_without_encryption_is_not_let_in(connect: str) -> None:
     async def knock() -> None:
-        with Ends() as ends:
+        with Ends(connect) as ends:
             plain: zmq.Context[Any] = zmq.Context()
             socket = plain.socket(zmq.DEALER)
             socket.linger = 0
@@ -260,7 +329,7 @@ def test_a_client_without_encryption_is_not_let_in() -> None:
 
             await until(refused)
             assert zmq.EVENT_HANDSHAKE_SUCCEEDED not in events
-            assert ends.launcher.received == []
+            assert ends.listens.received == []
             socket.disable_monitor()
             monitor.close()
             plain.destroy(0)
@@ -268,41 +337,86 @@ def test_a_client_without_encryption_is_not_let_in() -> None:
     asyncio.run(knock())
 
 
+@contextlib.contextmanager
+def _server(addresses: list[str], ports: range) -> Iterator[LinkServer]:
+    with zmq.Context() as context:
+        server = LinkServer(
+            asyncio.get_running_loop(),
+            context,
+            client_key=zmq.curve_keypair()[0].decode(),
+            addresses=addresses,
+            ports=ports,
+            deliver=lambda *_: None,
+            on_full=lambda full: None,
+        )
+        yield server
+        server.close()
+
+
 def test_it_listens_in_the_range_that_it_is_given() -> None:
     async def bind() -> None:
-        loop = asyncio.get_running_loop()
-        context: zmq.Context[Any] = zmq.Context()
-        key = zmq.curve_keypair()[0].decode()
-        with Ends() as ends:
-            taken = ends.server.port
-            with pytest.raises(zmq.ZMQError, match=f"no free port in {taken}-{taken}"):
-                LinkServer(
-                    loop,
-                    context,
-                    client_key=key,
-                    address="127.0.0.1",
-                    ports=range(taken, taken + 1),
-                    deliver=ends.launcher.take,
-                    on_full=ends.launcher.full.append,
-                )
-        context.destroy(0)
+        with _server(["127.0.0.1"], range(0)) as first:
+            ports = range(first.port, first.port + 1)
+            for addresses in (["127.0.0.1"], ["127.0.0.2", "127.0.0.1"]):  # all of them, or none
+                with (
+                    pytest.raises(OSError, match=f"no free port in {first.port}-{first.port}"),
+                    _server(addresses, ports),
+                ):
+                    pass
+            with _server(["127.0.0.2"], ports) as second:
+                assert second.port == first.port
 
     asyncio.run(bind())
+
+
+def test_it_listens_on_what_it_is_given_and_nothing_else() -> None:
+    async def bind() -> None:
+        with _server(["127.0.0.1", "127.0.0.2"], range(0)) as server:
+            for address in ("127.0.0.1", "127.0.0.2"):
+                assert await first_reachable([address], server.port, timeout=10) == address
+            with pytest.raises(Unreachable, match=rf"^127\.0\.0\.3:{server.port}: .+; \[::1\]:{server.port}: .+$"):
+                await first_reachable(["127.0.0.3", "::1"], server.port, timeout=10)
+        with (
+            pytest.raises(OSError, match=r"192\.0\.2\.1: Cannot assign requested address"),
+            _server(["192.0.2.1"], range(0)),
+        ):
+            pass
+
+    asyncio.run(bind())
+
+
+def test_on_all_interfaces_it_can_be_reached_by_both_kinds_of_addresses() -> None:
+    async def bind() -> None:
+        with _server(["*"], range(0)) as server:
+            for address in ("127.0.0.1", *(("::1",) if _has_ipv6() else ())):
+                assert await first_reachable([address], server.port, timeout=10) == address
+
+    asyncio.run(bind())
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
 
 
 # ---- at rest ----
 
 
 @pytest.mark.parametrize("state", ["idle", "cut", "paused"])
-def test_a_link_at_rest_takes_no_cpu(state: str) -> None:
+@CONNECT
+def test_a_link_at_rest_takes_no_cpu(connect: str, state: str) -> None:
     async def rest() -> None:
-        with Ends() as ends:
+        with Ends(connect) as ends:
             async with Relay(ends.server.port) as relay:
                 client = ends.client(relay.endpoint)
                 await until(lambda: client.link.connected and ends.server.link.connected)
                 if state != "idle":
                     {"cut": relay.cut, "paused": relay.pause}[state]()
-                    for end in (client, ends.launcher):
+                    for end in (client, ends.listens):
                         for _ in range(500):
                             end.send(bytes(20_000))
                 await asyncio.sleep(0.5)
@@ -315,7 +429,8 @@ def test_a_link_at_rest_takes_no_cpu(state: str) -> None:
 # ---- what strangers can cost ----
 
 
-def test_a_handshake_cannot_announce_more_than_a_frame() -> None:
+@CONNECT
+def test_a_handshake_cannot_announce_more_than_a_frame(connect: str) -> None:
     """libzmq takes what is announced, before it knows who it is: it must not be without end."""
     greeting = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x01" + b"CURVE".ljust(20, b"\x00") + bytes(32)
     command = b"\x06" + struct.pack("!Q", 4 * 2**30)  # ZMTP 3.1: a long command, of 4 GB
@@ -328,7 +443,7 @@ def test_a_handshake_cannot_announce_more_than_a_frame() -> None:
             await writer.drain()
 
     async def attack() -> None:
-        with Ends() as ends, pytest.raises(ConnectionError):
+        with Ends(connect) as ends, pytest.raises(ConnectionError):
             await asyncio.wait_for(flood(ends.server.port), 30)
 
     asyncio.run(attack())

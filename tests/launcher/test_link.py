@@ -78,9 +78,12 @@ class Pair:
     """A login side, a launcher, and a connection between them that can be treated badly.
 
     A way is a queue of frames; the one from the login side is 0.
+
+    :param connect: the side that is connected to
     """
 
-    def __init__(self, limit: int = 2**20) -> None:
+    def __init__(self, limit: int = 2**20, connect: str = "node") -> None:
+        self.connect = connect
         self.clock = Clock()
         self.ways: list[collections.deque[Frames]] = [collections.deque(), collections.deque()]
         self.late: list[tuple[int, Frames]] = []
@@ -103,12 +106,17 @@ class Pair:
         for way, queue in enumerate(self.ways):
             self.late += [(way, frames) for frames in list(queue)[:keep]]
             queue.clear()
-        self.login.link.hello()
+        if self.connect == "node":
+            self.login.link.hello()
+        else:
+            self.launcher.link.knock()
 
     def recover(self) -> None:
         """The connection is good from now on: pings go, and what is missing comes."""
         for _ in range(10):
             self.login.link.ping()
+            if self.connect == "login" and not self.launcher.link.connected:
+                self.launcher.link.knock()
             self.arrive_all()
             self.clock.advance(1)
             self.arrive_all()
@@ -117,8 +125,8 @@ class Pair:
 class Trouble:
     """What can happen to a pair; each method is one thing."""
 
-    def __init__(self, seed: int) -> None:
-        self.pair = Pair()
+    def __init__(self, seed: int, connect: str) -> None:
+        self.pair = Pair(connect=connect)
         self._chance = random.Random(seed)
         self._number = 0
 
@@ -164,9 +172,10 @@ class Trouble:
 
 
 @pytest.mark.parametrize("block", range(10))
-def test_each_message_arrives_once_and_in_order(block: int) -> None:
+@pytest.mark.parametrize("connect", ["node", "login"])
+def test_each_message_arrives_once_and_in_order(connect: str, block: int) -> None:
     for seed in range(block * 40, block * 40 + 40):
-        trouble = Trouble(seed)
+        trouble = Trouble(seed, connect)
         trouble.run()
         pair = trouble.pair
         pair.recover()
@@ -193,6 +202,18 @@ def test_late_frames_of_an_older_connection_change_nothing() -> None:
     pair.arrive_all()
 
     assert pair.launcher.delivered == pair.login.sent
+    assert pair.login.delivered == pair.launcher.sent
+
+
+def test_nothing_goes_over_a_launchers_fresh_connection_before_it_is_opened() -> None:
+    pair = Pair(connect="login")
+    pair.reconnect()
+    pair.arrive_all()
+    pair.reconnect()
+    pair.launcher.send(b"meanwhile")
+    assert len(pair.ways[1]) == 1  # the knock
+    pair.arrive_all()
+    assert pair.login.link.epoch == pair.launcher.link.epoch == 2
     assert pair.login.delivered == pair.launcher.sent
 
 

@@ -56,25 +56,27 @@ def test_a_kernel_does_not_look_like_the_launchers_step() -> None:
 
 
 def test_an_interface_has_an_address() -> None:
-    assert node.interface_address("lo") == "127.0.0.1"
+    assert node.interface_addresses("lo") == ["127.0.0.1"]
 
 
 def test_an_address_stays_what_it_is() -> None:
-    assert node.interface_address("10.1.2.3") == "10.1.2.3"
+    assert node.interface_addresses("10.1.2.3") == ["10.1.2.3"]
+    assert node.interface_addresses("fd00::1") == ["fd00::1"]
 
 
 def test_an_interface_that_does_not_exist_is_named_with_those_that_do() -> None:
-    with pytest.raises(OSError, match=r"no IPv4 address on network interface 'nosuch0'; there are .*lo"):
-        node.interface_address("nosuch0")
+    with pytest.raises(OSError, match=r"no address on network interface 'nosuch0'; there are .*lo"):
+        node.interface_addresses("nosuch0")
 
 
 def test_no_address_of_the_node_leads_back_to_oneself() -> None:
-    found = node.addresses("node1")
+    found = node.names_and_addresses("node1")
 
     assert found[0] == "node1"
     assert socket.gethostname() in found
     assert len(set(found)) == len(found)
     assert not any(address.startswith("127.") for address in found)
+    assert set(node.addresses()) < set(found)
 
 
 def test_where_outgoing_connections_get_their_ports() -> None:

@@ -53,7 +53,7 @@ EVENTS = [
     Usage(1, 2, 2**40, 3.5),
 ]
 ANSWERS = [Started("node", ["node", "10.0.0.1"], 4242, "key", "123", 99), Failed("why")]
-SETUP = Setup("key", "eth0", [20000, 20100], "/tmp", 60.0)
+SETUP = Setup("key", "eth0", [20000, 20100], ["10.0.0.2"], 4343, 10.0, "/tmp", 60.0)
 
 
 def _name(message: object) -> str:

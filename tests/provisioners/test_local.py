@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import stat
 import sys
 import threading
@@ -29,6 +30,7 @@ from traitlets.config import Config
 from farkernel.launcher.endpoints import MAX_FRAME
 from farkernel.provisioners import clients
 from farkernel.provisioners.errors import (
+    CannotListen,
     FarkernelError,
     ImportFailed,
     KernelCommandMissing,
@@ -389,6 +391,61 @@ def test_a_cell_that_runs_at_a_restart_is_ended() -> None:
             await notebook.manager.restart_kernel(now=True)
             reply, _ = await notebook.result(request)
             assert reply["status"] in {"error", "aborted"}
+
+    asyncio.run(use())
+
+
+@pytest.mark.parametrize("interface", [None, "lo", "127.0.0.2", "::1"])
+@pytest.mark.parametrize("connect", ["node", "login"])
+def test_either_side_may_be_the_one_that_connects(site: Site, connect: str, interface: str | None) -> None:
+    if interface == "::1" and not pathlib.Path("/proc/net/if_inet6").exists():
+        pytest.skip("no IPv6 here")
+    site.kernelspec(launcher={"connect": connect, "interface": interface})
+
+    async def use() -> None:
+        async with _notebook() as notebook:
+            assert await notebook.text("kept = 42; print(kept)") == "42\n"
+            request = notebook.client.execute("import time\ntime.sleep(600)")
+            await asyncio.sleep(0.3)
+            await notebook.manager.interrupt_kernel()
+            reply, _ = await notebook.result(request)
+            assert reply["ename"] == "KeyboardInterrupt"
+            assert await notebook.text("print(kept)") == "42\n"
+
+            await notebook.manager.restart_kernel()
+            await notebook.client.wait_for_ready(timeout=60)
+            assert await notebook.text("print('kept' in dir())") == "False\n"
+
+    asyncio.run(use())
+
+
+@pytest.mark.parametrize("connect", ["node", "login"])
+def test_an_output_that_is_larger_than_any_request_may_be_arrives_whole(site: Site, connect: str) -> None:
+    site.kernelspec(launcher={"connect": connect})
+
+    async def use() -> None:
+        async with _notebook() as notebook:
+            length = MAX_FRAME + 1000
+            code = f"display({{'text/plain': 'x' * {length} + 'end'}}, raw=True)"
+            _, output = await notebook.run(code)
+            (shown,) = [message["content"] for message in output if message["msg_type"] == "display_data"]
+            assert shown["data"]["text/plain"] == "x" * length + "end"
+            assert await notebook.text("print(6 * 7)") == "42\n"
+
+    asyncio.run(use())
+
+
+def test_the_login_sides_port_is_closed_with_the_kernel(site: Site) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    site.kernelspec(launcher={"connect": "login", "interface": "lo", "ports": f"{port}-{port}"})
+
+    async def use() -> None:
+        async with _notebook() as notebook:
+            assert await notebook.text("print(6 * 7)") == "42\n"
+            socket.create_connection(("127.0.0.1", port)).close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
 
     asyncio.run(use())
 
@@ -975,6 +1032,30 @@ def test_a_kernel_that_never_answers_is_given_up(site: Site) -> None:
     site.kernelspec(["sleep", "600"], launcher={"start_timeout": "1s"})
 
     assert "did not answer" in _fail(KernelFailed).what
+
+
+@pytest.mark.parametrize(("connect", "host"), [("node", "the node"), ("login", "this host")])
+def test_ports_that_are_all_in_use_are_named(site: Site, connect: str, host: str) -> None:
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        site.kernelspec(launcher={"connect": connect, "ports": f"{port}-{port}"})
+
+        error = _fail(CannotListen)
+
+    assert host in error.what
+    assert error.said == f"no free port in {port}-{port}"
+    assert "launcher.ports" in error.hint
+
+
+@pytest.mark.parametrize(("connect", "host"), [("node", "the node"), ("login", "this host")])
+def test_a_network_interface_that_does_not_exist_is_named(site: Site, connect: str, host: str) -> None:
+    site.kernelspec(launcher={"connect": connect, "interface": "nosuch0"})
+
+    error = _fail(CannotListen)
+
+    assert host in error.what
+    assert error.said.startswith("no address on network interface 'nosuch0'; there are lo")
+    assert "launcher.interface" in error.hint
 
 
 def test_a_directory_of_the_kernelspec_that_does_not_exist_is_named(site: Site) -> None:

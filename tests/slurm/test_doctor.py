@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from tests.cluster import Site
+from tests.faults.switches import NODE, SLURMD, no_way_in
+
 pytestmark = pytest.mark.usefixtures("cluster")
 
 Farkernel = Callable[..., str]
@@ -58,6 +61,25 @@ def test_the_launchers_python_is_tried_on_a_node_of_the_kernels_kind(farkernel: 
 
     assert f"{sys.executable} on nid023" in shown
     assert "with CURVE" in shown
+    assert _jobs() == ""
+
+
+def test_both_ways_between_login_node_and_node_are_tried(farkernel: Farkernel, tmp_path: Path, cluster: Site) -> None:
+    farkernel("kernelspec", "install", "cori-knl")
+    _change(tmp_path, "cori-knl", "slurm", {"extra_args": [f"--nodelist={NODE}"]})
+
+    shown = farkernel("doctor", "--on-node", code=None)
+    assert "(launcher.connect: node): yes" in shown
+    assert "(launcher.connect: login): yes" in shown
+
+    with no_way_in(cluster, NODE, open_ports=SLURMD):
+        shown = farkernel("doctor", "--on-node", code=1)
+        assert f"(launcher.connect: node): no: {NODE}:" in shown
+        assert "(launcher.connect: login): yes" in shown
+        assert 'Put "connect": "login" into "launcher"' in shown
+        _change(tmp_path, "cori-knl", "launcher", {"connect": "login"})
+        shown = farkernel("doctor", "--on-node", code=None)
+        assert 'into "launcher"' not in shown
     assert _jobs() == ""
 
 

@@ -68,11 +68,11 @@ class Scene:
     @property
     def port(self) -> int:
         """The launcher's."""
-        return int(self._link_client._endpoint.rpartition(":")[2])
+        return int(self._link_end._endpoint.rpartition(":")[2])
 
     @property
     def server_key(self) -> str:
-        return str(self._link_client._server_key, "ascii")
+        return str(self._link_end._server_key, "ascii")
 
     @property
     def client_keys(self) -> dict[str, str]:
@@ -103,9 +103,9 @@ class Scene:
         }
 
     @property
-    def _link_client(self) -> Any:
+    def _link_end(self) -> Any:
         assert self.session._remote
-        return self.session._remote._client
+        return self.session._remote._end
 
     async def bob(self, host: str, attempt: str, **request: Any) -> Any:
         """Have bob try something, on a node from inside his job."""
@@ -242,7 +242,7 @@ async def test_the_launchers_port_lets_nobody_else_in(scenes: Scenes, from_login
         public, secret = (key.decode() for key in zmq.curve_keypair())
         bobs = {"server": scene.server_key, "public": public, "secret": secret}
         # sorts after the link's own connection and before its next one: were it let in, it would take the link over
-        identity = f"{scene._link_client._socket.socket.routing_id.decode()}5"
+        identity = f"{scene._link_end._socket.socket.routing_id.decode()}5"
         hello = _HEADER.pack(Kind.HELLO, 0, 0, 99, 0, 0).decode("latin-1")
         door = {"endpoint": endpoint, "frames": [hello], "identity": identity}
         printing = scene.client.send(PRINTS)
@@ -262,12 +262,47 @@ async def test_the_launchers_port_lets_nobody_else_in(scenes: Scenes, from_login
             # ZMTP's greeting, which says the mechanism
             assert len(got["heard"]) <= 64
             assert got["heard"].replace("\0", "") in "\xff\x01\x7f\x03\x01CURVE"
-        assert scene._link_client.link.epoch == 1
+        assert scene._link_end.link.epoch == 1
 
         own = {**scene.client_keys, "server": scene.server_key}
         let_in = await scene.alice(host, "knock_all", doors=[{**door, "curve": own}])
         assert let_in["doors"][0]["received"][0][0] == chr(Kind.WELCOME)
         # the link takes its place back
+        await scene.manager.interrupt_kernel()
+        await printing.done()
+        assert await scene.value("1 + 1") == 2
+
+
+@pytest.mark.parametrize("from_login", [True, False], ids=["from the login node", "from the node"])
+async def test_the_login_sides_port_lets_nobody_else_in(scenes: Scenes, from_login: bool) -> None:
+    """It is there where the launcher is to connect."""
+    async with scenes(config={"launcher": {"connect": "login"}}) as scene:
+        server = scene._link_end
+        endpoint = f"tcp://{LOGIN}:{server.port}"
+        public, secret = (key.decode() for key in zmq.curve_keypair())
+        bobs = {"server": server.public_key, "public": public, "secret": secret}
+        # sorts after the launcher's own connection and before its next one: were it let in, it would take the link over
+        identity = f"{server._peer.decode()}5"
+        knock = _HEADER.pack(Kind.KNOCK, 0, 0, 0, 0, 0).decode("latin-1")
+        door = {"endpoint": endpoint, "frames": [knock], "identity": identity}
+        printing = scene.client.send(PRINTS)
+        await printing.prints("private words")
+
+        host = LOGIN if from_login else scene.node
+        tried = await scene.bob(
+            host, "knock_all", doors=[{**door, "curve": bobs}, door, {"endpoint": endpoint, "kind": "SUB"}]
+        )
+        for got in tried["doors"]:
+            assert got["received"] == []
+            assert "HANDSHAKE_SUCCEEDED" not in got["seen"]
+        assert "CONNECTED" in tried["doors"][0]["seen"]
+        assert "HANDSHAKE_FAILED_AUTH" in tried["doors"][0]["seen"]
+        for said in ["", "\r\n", *GARBAGE]:
+            got = await scene.bob(host, "speak", address=LOGIN, port=server.port, said=said)
+            assert not got["refused"]
+            assert got["heard"].replace("\0", "") in "\xff\x01\x7f\x03\x01CURVE"
+        assert server.link.epoch == 1
+        assert server._peer.decode() == identity[:-1]
         await scene.manager.interrupt_kernel()
         await printing.done()
         assert await scene.value("1 + 1") == 2
@@ -300,7 +335,7 @@ async def test_a_flood_of_connections_disturbs_no_cell(scenes: Scenes, silent: b
                 await eventually_in_kernel(scene, f"{held} >= {LIMIT - 1}")
             for number in range(20):
                 assert await scene.value(f"{number} + 1") == number + 1
-            assert scene._link_client.link.epoch == 1
+            assert scene._link_end.link.epoch == 1
         finally:
             for host in hosts:
                 await scene.run("bob", host, ["touch", "/tmp/flood-stop"])

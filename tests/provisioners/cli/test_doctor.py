@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,12 +15,13 @@ from typing import Any
 import pytest
 
 from farkernel.kernelspecs.install import Installed
-from farkernel.provisioners.cli import check_host
+from farkernel.provisioners.cli import check_directions, check_host
 from farkernel.provisioners.cli.check_container import check_containers
 from farkernel.provisioners.cli.check_jupyter import check_jupyter
 from farkernel.provisioners.cli.check_launcher import PROBE, check_here, check_on_node, srun_probe
 from farkernel.provisioners.cli.check_slurm import check_slurm, describe_accounts, describe_partitions
 from farkernel.provisioners.cli.findings import Finding, Level
+from farkernel.provisioners.process import converse
 from farkernel.provisioners.request import parse_request
 
 Farkernel = Callable[..., subprocess.CompletedProcess[str]]
@@ -307,7 +309,7 @@ def test_the_probe_is_a_short_job_of_the_kernelspecs_kind() -> None:
     argv = srun_probe(request)
 
     assert argv[0] == "srun"
-    assert argv[-4:] == ["--switches=1", "/p", "-c", PROBE]
+    assert argv[-4:] == ["--switches=1", "/p", "-c", PROBE + check_directions.PROBE]
     asked = {"--account=m1", "--constraint=knl", "--nodes=1", "--ntasks-per-node=1", "--time=0:05:00"}
     assert asked <= set(argv)
     assert "--job-name=farkernel-doctor" in argv
@@ -341,7 +343,7 @@ def test_what_srun_says_is_told(
     _program(tmp_path / "bin", "srun", srun)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
 
-    (finding,) = asyncio.run(check_on_node([_spec({})], wait=3))
+    finding = asyncio.run(check_on_node([_spec({})], wait=3))[0]
 
     assert finding.level is level
     assert found in finding.found
@@ -360,3 +362,49 @@ def test_the_probe_is_valid_python_that_prints_one_json_line() -> None:
     done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, check=True, text=True)
 
     assert json.loads(done.stdout)["curve"] is True
+
+
+# The ways between this host and a node: here the node is this host
+
+
+def _directions(**launcher: Any) -> Finding:
+    request = parse_request({"launcher": launcher}, source="here")
+
+    async def look() -> list[Finding]:
+        with check_directions.Directions(request.launcher) as directions:
+            argv = [sys.executable, "-c", PROBE + check_directions.PROBE]
+            done = await converse(argv, timeout=30, first=directions.first_line, on_line=directions.take)
+            assert (done.returncode, done.stderr) == (0, "")
+        return directions.findings("mine", "/k/mine/kernel.json")
+
+    (finding,) = asyncio.run(look())
+    return finding
+
+
+@pytest.mark.parametrize("connect", ["node", "login"])
+def test_both_ways_between_the_hosts_are_tried(connect: str) -> None:
+    finding = _directions(connect=connect)
+
+    assert finding.level is Level.OK
+    assert "(launcher.connect: node): yes" in finding.found
+    assert "(launcher.connect: login): yes" in finding.found
+
+
+@pytest.mark.parametrize(("connect", "other"), [("node", "login"), ("login", "node")])
+def test_a_way_that_is_shut_is_a_problem_and_the_other_one_is_named(connect: str, other: str) -> None:
+    finding = _directions(connect=connect, interface="192.0.2.1")
+
+    assert finding.level is Level.PROBLEM
+    assert "cannot listen: " in finding.found
+    assert f"(launcher.connect: {other}): yes" in finding.found
+    assert finding.advice == f'Put "connect": "{other}" into "launcher" (/k/mine/kernel.json)'
+
+
+def test_ports_that_are_taken_are_a_problem() -> None:
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        finding = _directions(ports=f"{port}-{port}")
+
+    assert finding.level is Level.PROBLEM
+    assert finding.found.count("Address already in use") == 2
+    assert "launcher.ports" in finding.advice
