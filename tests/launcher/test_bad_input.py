@@ -136,7 +136,7 @@ def test_a_frame_that_is_larger_than_any_is_not_taken_and_the_link_goes_on(short
             with zmq.Context() as context:
                 peer = context.socket(zmq.DEALER)
                 peer.routing_id = b"00000000"  # sorts before the link's own
-                peer.curve_serverkey = started.server_key.encode()
+                peer.curve_serverkey = started.launcher_key.encode()
                 peer.curve_publickey, peer.curve_secretkey = launched._keys
                 peer.connect(f"tcp://127.0.0.1:{started.port}")
                 for frames in [bytes(MAX_FRAME + 1)], [b"x" * 26, bytes(MAX_FRAME + 1)], [b""] * 1000:
