@@ -6,6 +6,11 @@ The conversation starts on the launcher's standard input and output, before ther
 - stdout, one JSON line after `MARK`: `Started`;
 - stdin again, where it is the launcher that connects: an empty line, once its key is let in.
 
+Where the login side has only ssh to the login node, a keeper there (`farkernel.launcher.keeper`) holds srun for it. Its
+own conversation: on its standard input a `Keep` and what srun is to read, on its standard output, after `MARK`, `Kept`,
+`Missing` or `Failed`; then, on the unix socket that `Kept` names, `Attach`, `CloseInput` and `SignalProgram` one way,
+`Said` and `Gone` the other.
+
 From then on both sides speak on the link (`farkernel.launcher.link`): orders towards the launcher,
 events towards the login side, and the kernels' own messages beside them.
 
@@ -115,6 +120,94 @@ class Failed:
 
     reason: str
     version: int = VERSION
+
+
+# ---- with a keeper ---------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Keep:
+    """Run a program, and hold it for whoever attaches.
+
+    :param env: its whole environment
+    :param cwd: where it runs; the home directory if that does not exist
+    :param size: bytes that follow, which the program reads first
+    :param orphan_timeout: seconds without anybody after which a program that has not said `Started` is ended
+    """
+
+    argv: list[str]
+    env: dict[str, str]
+    cwd: str
+    size: int
+    orphan_timeout: float
+    version: int = VERSION
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """The program runs.
+
+    :param path: the unix socket at which the keeper listens
+    :param host: the name of its host: a login node's address may lead to any of several
+    """
+
+    path: str
+    host: str
+    version: int = VERSION
+
+
+@dataclasses.dataclass(frozen=True)
+class Missing:
+    """There is no such program on the keeper's host."""
+
+    program: str
+    version: int = VERSION
+
+
+@dataclasses.dataclass(frozen=True)
+class Attach:
+    """Tell what there is to tell; said again and again, it tells the keeper that somebody is there.
+
+    :param after: the number of the last `Said` that is known
+    """
+
+    after: int
+    version: int = VERSION
+
+
+@dataclasses.dataclass(frozen=True)
+class CloseInput:
+    """Let the program read the end of its input."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SignalProgram:
+    """Send a signal to the program's process group."""
+
+    signum: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Said:
+    """The program has written a line.
+
+    :param number: counts what it has said, from 1
+    :param error: whether it was on its standard error
+    """
+
+    number: int
+    error: bool
+    line: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Gone:
+    """The program has ended; nothing follows.
+
+    :param returncode: as `subprocess` gives it: negative for a signal
+    """
+
+    returncode: int
 
 
 # ---- orders ----------------------------------------------------------------------------------------------
@@ -310,6 +403,7 @@ _TYPES: dict[str, type[Any]] = {
     cls.__name__: cls
     for cls in (
         Setup, Started, Failed,
+        Keep, Kept, Missing, Attach, CloseInput, SignalProgram, Said, Gone,
         StartKernel, SignalKernel, EndLauncher, Walltime,
         KernelStarted, KernelReady, KernelRefused, KernelEnded, KernelLog, OutputDropped,
         TimeLeft, HookFailed, Usage,
@@ -338,6 +432,21 @@ def decode(data: bytes | str, expected: type[M]) -> M:
 def decode_answer(data: bytes | str) -> Started | Failed:
     """Return what the launcher says on its standard output; raises as `decode`."""
     return cast("Started | Failed", _decode(data, Started | Failed))
+
+
+def decode_kept(data: bytes | str) -> Kept | Missing | Failed:
+    """Return what a keeper says on its standard output; raises as `decode`."""
+    return cast("Kept | Missing | Failed", _decode(data, Kept | Missing | Failed))
+
+
+def decode_instruction(data: bytes | str) -> Attach | CloseInput | SignalProgram:
+    """Return what a keeper is told; raises as `decode`."""
+    return cast("Attach | CloseInput | SignalProgram", _decode(data, Attach | CloseInput | SignalProgram))
+
+
+def decode_news(data: bytes | str) -> Said | Gone:
+    """Return what a keeper tells; raises as `decode`."""
+    return cast("Said | Gone", _decode(data, Said | Gone))
 
 
 def decode_order(data: bytes | str) -> Order:

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import importlib
 import os
 import threading
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import zmq
 
+from farkernel.provisioners.hosts import ThisHost
 from farkernel.provisioners.queue import Queue
 from farkernel.provisioners.recorder import Recorder
 from farkernel.provisioners.records import Record
 from farkernel.provisioners.state_files import StateFiles, state_directory
 from farkernel.provisioners.sweep import sweep
 from farkernel.provisioners.writer import Writer
+
+if TYPE_CHECKING:
+    from farkernel.provisioners.login_node import LoginNode
 
 T = TypeVar("T")
 
@@ -32,7 +37,8 @@ class Background:
         self.loop = asyncio.new_event_loop()
         self.context: zmq.Context[Any] = zmq.Context(io_threads=2)
         self.context.max_sockets = 65536
-        self.queue = Queue()
+        self.queue = Queue(ThisHost())
+        self._login_nodes: dict[str, LoginNode] = {}
         self._writer = Writer()
         self._sweeping: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self.loop.run_forever, name="farkernel", daemon=True)
@@ -41,6 +47,14 @@ class Background:
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Do some work there and await it from any other loop; cancellation is passed on."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.loop))
+
+    async def login_node(self, login: str) -> LoginNode:
+        """Return the login node that ssh leads to: one for all kernels of the process, with one connection."""
+        # asyncssh takes a while to import, and few need it
+        module = await asyncio.to_thread(importlib.import_module, "farkernel.provisioners.login_node")
+        if login not in self._login_nodes:
+            self._login_nodes[login] = module.LoginNode(login)
+        return self._login_nodes[login]
 
     def recorder(self, record: Record) -> Recorder:
         """Return what writes down a kernel's life; the first one has what is left of others removed."""

@@ -91,8 +91,8 @@ class FarkernelProcessProxy(BaseProcessProxyABC):
         spec = self.kernel_manager.kernel_spec
         check_process_proxy(self.proxy_config, source=str(pathlib.Path(spec.resource_dir, "kernel.json")))
         self._check_impersonation(client.get("KERNEL_USERNAME", ""))
-        start = await asyncio.to_thread(
-            prepare,
+        start = await prepare(
+            self._shared,
             spec,
             command(spec, [], {"kernel_id": self.kernel_id, "cwd": cwd or ""}),
             kernel_name=self.kernel_manager.kernel_name,
@@ -256,7 +256,7 @@ class SlurmProcessProxy(FarkernelProcessProxy):
     """Runs the kernel on a compute node, in a job of Slurm."""
 
     def _job(self, request: Request, **details: Any) -> Job:
-        return SlurmJob(request, queue=self._shared.queue, **details)
+        return SlurmJob(request, **details)
 
 
 class LocalProcessProxy(FarkernelProcessProxy):

@@ -6,6 +6,13 @@ FarkernelError
 ├── NotImpersonated         Enterprise Gateway is to start a kernel as somebody else
 ├── DirectoryUnusable       a directory on the login node or on the compute node is full, or not there
 ├── CommandMissing          a program of Slurm is not on the login node
+├── LoginFailed             there is no ssh connection to the login node, or it does not do what is needed
+│   ├── HostNotFound        no such host
+│   ├── HostKeyUnknown      nobody has said yet that this is the host
+│   ├── HostKeyChanged      it is another host than it was, or somebody in between
+│   ├── LoginDenied         it does not let the user in
+│   ├── LoginLost           the connection was lost, and is not back yet
+│   └── ForwardingRefused   it lets the user in, and carries no connections
 ├── SubmissionRefused       Slurm refused the job at once
 ├── JobFailed               the job ended, or was cancelled, before the kernel was up
 │   └── QueueTimeout        it waited longer than `job.max_wait`
@@ -59,6 +66,34 @@ class DirectoryUnusable(FarkernelError):
 
 class CommandMissing(FarkernelError):
     """A program of Slurm is not on the login node."""
+
+
+class LoginFailed(FarkernelError):
+    """There is no ssh connection to the login node, or it does not do what is needed."""
+
+
+class HostNotFound(LoginFailed):
+    """The login node's name leads nowhere."""
+
+
+class HostKeyUnknown(LoginFailed):
+    """The login node's key is in no known_hosts: nobody has said yet that this is the host."""
+
+
+class HostKeyChanged(LoginFailed):
+    """The login node has another key than known_hosts says."""
+
+
+class LoginDenied(LoginFailed):
+    """The login node does not let the user in."""
+
+
+class LoginLost(LoginFailed):
+    """The ssh connection was lost, and is not back yet."""
+
+
+class ForwardingRefused(LoginFailed):
+    """The login node carries no connections to where we need them."""
 
 
 class SubmissionRefused(FarkernelError):

@@ -14,7 +14,6 @@ import os
 import re
 import signal
 import time
-from asyncio import StreamReader
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -22,10 +21,11 @@ from datetime import datetime
 
 from farkernel.launcher import protocol
 from farkernel.launcher.protocol import Failed, Started
-from farkernel.provisioners import commands, launch_failures, process, states
+from farkernel.provisioners import commands, hosts, launch_failures, states
 from farkernel.provisioners.commands import Allocated, NodeFailed, Queued, QueueEntry, SrunNotice
 from farkernel.provisioners.containers.base import Container
-from farkernel.provisioners.errors import CommandMissing, FarkernelError, LauncherFailed, PythonMissing
+from farkernel.provisioners.errors import CommandMissing, FarkernelError, LauncherFailed, PythonMissing, RequestError
+from farkernel.provisioners.hosts import LocalProgram, Program
 from farkernel.provisioners.payload import payload
 from farkernel.provisioners.queue import Queue
 from farkernel.provisioners.refusals import slurm_words
@@ -34,9 +34,6 @@ from farkernel.provisioners.states import JobState
 
 _LINES = 200
 """Lines of stderr that are kept."""
-
-_LONGEST_LINE = 2**15
-"""Bytes after which a line counts as ended: whatever prints it must not fill the memory."""
 
 _TAKEN = 5.0
 """Seconds after which an srun that says nothing counts as taken by Slurm: it may be booting a node."""
@@ -88,8 +85,9 @@ class Status:
 
 
 class Job:
-    """A launcher that was started by a program on this machine.
+    """A launcher that was started by a program.
 
+    :param queue: watches it while it waits; the program runs on its host
     :param kernel: the kernel's name as the user knows it, for messages
     :param kernelspec: its name as Jupyter knows it
     :param container: the image that its kernel runs in
@@ -108,6 +106,7 @@ class Job:
         self,
         request: Request,
         *,
+        queue: Queue,
         kernel: str,
         kernelspec: str,
         container: Container,
@@ -117,6 +116,8 @@ class Job:
         on_status: Callable[[Status], None],
     ) -> None:
         self.request = request
+        self.host = queue.host
+        self._queue = queue
         self.kernel = kernel
         self.kernelspec = kernelspec
         self.container = container
@@ -126,13 +127,13 @@ class Job:
         self.gone = asyncio.Event()
         self.gone.set()
         self._env = dict(env)
-        self._cwd = cwd if os.path.isdir(cwd) else "/"  # noqa: PTH112
+        self._cwd = cwd
         self._on_status = on_status
         self._lines: deque[str] = deque(maxlen=_LINES)
         self._taken = asyncio.Event()
         self._started: asyncio.Future[Started | Failed | None] = asyncio.get_running_loop().create_future()
-        self._process: asyncio.subprocess.Process | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._program: Program | None = None
+        self._following: asyncio.Task[None] | None = None
 
     # ---- what differs ----
 
@@ -165,6 +166,14 @@ class Job:
     async def _cancel(self) -> None:
         """End what the program alone would leave behind."""
 
+    async def _until_over(self) -> None:
+        """Wait for the end of a job of whose program nothing can be known any more."""
+
+    def text(self) -> str:
+        """Say in one line what is known of it, and what keeps us from knowing more."""
+        trouble = self.host.trouble
+        return f"{self.status.text()}; {trouble}" if trouble else self.status.text()
+
     def overdue(self) -> LauncherFailed:
         """Return the error for a launcher that says nothing though its job runs."""
         limit = states.span(self.request.launcher.start_timeout)
@@ -182,20 +191,18 @@ class Job:
         :raises FarkernelError: it was refused at once
         """
         try:
-            self._process = await process.start(self._argv(), env=self._env, cwd=self._cwd, die_with_us=True)
+            self._program = await self.host.start(
+                self._argv(),
+                env=self._env,
+                cwd=self._cwd,
+                input=payload().on_stdin() + stdin,
+                on_stdout=self._on_stdout,
+                on_stderr=self._on_stderr,
+                orphan_timeout=self.request.job.orphan_timeout,
+            )
         except CommandMissing as error:
             raise self._missing(error) from error
-        child = self._process
-        assert child.stdin
-        assert child.stdout
-        assert child.stderr
-        child.stdin.write(payload().on_stdin() + stdin)
-        loop = asyncio.get_running_loop()
-        readers = [
-            loop.create_task(_each_line(child.stdout, self._on_stdout)),
-            loop.create_task(_each_line(child.stderr, self._on_stderr)),
-        ]
-        self._tasks = [*readers, loop.create_task(self._wait(child, readers))]
+        self._following = asyncio.get_running_loop().create_task(self._follow(self._program))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._taken.wait(), _TAKEN)
         if self.ended.is_set() and not self._up:
@@ -215,31 +222,33 @@ class Job:
 
     def tell(self, line: bytes) -> None:
         """Give the launcher a further line of its input."""
-        if self._process and self._process.stdin and self._process.returncode is None:
-            self._process.stdin.write(line)
+        if isinstance(self._program, LocalProgram):  # the only ones that are spoken to: see `surroundings`
+            self._program.tell(line)
 
     async def end(self) -> None:
         """End the job, whatever state it is in; nothing is left of it afterwards."""
-        child = self._process
-        if child is None:
+        program = self._program
+        if program is None:
             return
         try:
-            if child.returncode is None:
-                await self._ask_to_leave(child)
-            if child.returncode is None:
-                await process.end(child)
+            if program.returncode is None:
+                await self._ask_to_leave(program)
+            if program.returncode is None and not self.host.trouble:
+                await hosts.end(program)
         finally:
-            if self._must_cancel or not self._up or child.returncode != 0:
+            if self._must_cancel or not self._up or program.returncode != 0:
                 await self._cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._following:
+            if program.returncode is None:  # nothing more will be known
+                self._following.cancel()
+            await asyncio.wait({self._following})
 
-    async def _ask_to_leave(self, child: asyncio.subprocess.Process) -> None:
+    async def _ask_to_leave(self, program: Program) -> None:
         # The end of its input tells the launcher to leave; a signal to srun would have Slurm kill it, and what it has
         # made would stay on the node. Only a job that is known to be in the queue has no launcher that reads it.
-        assert child.stdin
-        child.stdin.close()
+        program.close_input()
         deadline = time.monotonic() + _LEAVE
-        while not self._in_queue and time.monotonic() < deadline:
+        while not self._in_queue and not self.host.trouble and time.monotonic() < deadline:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.ended.wait(), 0.1)
                 return
@@ -277,15 +286,10 @@ class Job:
         self._lines.append(line)
         self._on_line(line)
 
-    async def _wait(self, child: asyncio.subprocess.Process, readers: list[asyncio.Task[None]]) -> None:
-        await child.wait()
-        assert child.stdin
-        child.stdin.close()
-        with contextlib.suppress(OSError):  # it has ended without reading all that it was given
-            await child.stdin.wait_closed()
-        with contextlib.suppress(TimeoutError):
-            # A grandchild may hold the pipes open.
-            await asyncio.wait_for(asyncio.gather(*readers, return_exceptions=True), 1.0)
+    async def _follow(self, program: Program) -> None:
+        await program.wait()
+        if program.returncode is None and self._up:
+            await self._until_over()
         if not self._started.done():
             self._started.set_result(None)
         self.ended.set()
@@ -304,26 +308,26 @@ class Job:
 
     @property
     def _returncode(self) -> int:
-        return self._process.returncode or 0 if self._process else 0
-
-
-async def _each_line(stream: StreamReader, on_line: Callable[[str], None]) -> None:
-    rest = b""
-    while data := await stream.read(65536):
-        *lines, rest = (rest + data).split(b"\n")
-        if len(rest) > _LONGEST_LINE:
-            lines, rest = [*lines, rest], b""
-        for line in lines:
-            on_line(line.decode(errors="replace"))
-    if rest:
-        on_line(rest.decode(errors="replace"))
+        return self._program.returncode or 0 if self._program else 0
 
 
 class LocalJob(Job):
-    """The launcher as a process of this machine."""
+    """The launcher as a process of this machine; the arguments are those of `Job`.
+
+    :raises RequestError: another machine is asked for
+    """
 
     _first_state = JobState.CONFIGURING
     _kernel = 0
+
+    def __init__(self, request: Request, **rest: object) -> None:
+        super().__init__(request, **rest)  # type: ignore[arg-type]
+        if request.login:
+            raise RequestError(
+                f'Kernel "{self.kernel}" names the login node {request.login}, and its provisioner farkernel-local '
+                "runs on this machine.",
+                hint="Remove login from its kernelspec, or make it a kernel of farkernel-slurm.",
+            )
 
     def kernel_started(self, pid: int) -> None:
         """Note a kernel's process."""
@@ -357,17 +361,13 @@ class LocalJob(Job):
 
 
 class SlurmJob(Job):
-    """An attached job of Slurm; the arguments are those of `Job`.
-
-    :param queue: watches it while it waits
-    """
+    """An attached job of Slurm; the arguments are those of `Job`."""
 
     # An srun that ends while slurmctld is away exits with 0, without a word, and its job is taken for a running one.
     _must_cancel = True
 
-    def __init__(self, request: Request, *, queue: Queue, **rest: object) -> None:
+    def __init__(self, request: Request, **rest: object) -> None:
         super().__init__(request, **rest)  # type: ignore[arg-type]
-        self._queue = queue
         self._notices: list[SrunNotice] = []
         self._env = commands.srun_env(request.slurm, self._env)
 
@@ -377,9 +377,11 @@ class SlurmJob(Job):
 
     def _missing(self, error: CommandMissing) -> FarkernelError:
         return CommandMissing(
-            f'Kernel "{self.kernel}" needs Slurm, and there is no srun on this host.',
+            f'Kernel "{self.kernel}" needs Slurm, and there is no srun on {self.host.name}.',
             said=error.said,
-            hint="Start the notebook server on a login node, see that PATH leads to srun, or use a kernel of "
+            hint=error.hint
+            if self.request.login
+            else "Start the notebook server on a login node, see that PATH leads to srun, or use a kernel of "
             "the provisioner farkernel-local.",
         )
 
@@ -398,9 +400,9 @@ class SlurmJob(Job):
             changes = {"state": state, "nodes": notice.nodes, "reason": "", "start": None, "silent_since": None}
             self._update(job_id=notice.job_id, **changes)
             self._taken.set()
-        elif isinstance(notice, NodeFailed):
+        elif isinstance(notice, NodeFailed) and self._program:
             # srun hangs after this: let nobody wait for it.
-            self._process_signal(signal.SIGTERM)
+            self._program.signal(signal.SIGTERM)
 
     def _on_entry(self, entry: QueueEntry) -> None:
         state = self.status.state.advance(entry.state)
@@ -409,10 +411,19 @@ class SlurmJob(Job):
     def _on_silence(self, since: datetime) -> None:
         self._update(silent_since=since)
 
-    def _process_signal(self, number: int) -> None:
-        if self._process and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, number)
+    async def _until_over(self) -> None:
+        assert self.status.job_id
+        over = asyncio.Event()
+
+        def on_entry(entry: QueueEntry) -> None:
+            if entry.state.ended:
+                over.set()
+
+        self._queue.watch(self.status.job_id, on_entry, lambda since: None)
+        try:
+            await over.wait()
+        finally:
+            self._queue.unwatch(self.status.job_id)
 
     def why_no_launcher(self) -> FarkernelError:
         """Say why there is no job, or no launcher in it."""
@@ -451,7 +462,7 @@ class SlurmJob(Job):
         # A launcher that leaves in the time of grace makes its job COMPLETED.
         argv, env = commands.scontrol_argv(job_id), commands.query_env(self._env)
         try:
-            return commands.parse_preempted((await process.run(argv, env=env, timeout=_QUERY)).stdout)
+            return commands.parse_preempted((await self.host.run(argv, env=env, timeout=_QUERY)).stdout)
         except (FarkernelError, TimeoutError) as error:
             log.warning("%s", error)
             return False

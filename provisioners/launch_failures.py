@@ -75,17 +75,18 @@ def cannot_listen(host: str, words: str) -> CannotListen:
     )
 
 
-def unreachable(node: str, tried: str, *, from_node: bool) -> NodeUnreachable:
+def unreachable(node: str, tried: str, *, from_node: bool, host: str = "this host") -> NodeUnreachable:
     """Return the error of a launcher and a login side that cannot come together.
 
     :param tried: addresses, and why they do not answer
     :param from_node: it is the launcher that was to connect
+    :param host: the one that was to connect otherwise
     """
     if from_node:
         what = f'The launcher runs on {node}, and it cannot connect to this host (launcher.connect is "login").'
         otherwise = '"node" in launcher.connect, with which this host connects to the node'
     else:
-        what = f'The launcher runs on {node}, and this host cannot connect to it (launcher.connect is "node").'
+        what = f'The launcher runs on {node}, and {host} cannot connect to it (launcher.connect is "node").'
         otherwise = '"login" in launcher.connect, with which the node connects to this host'
     return NodeUnreachable(
         what,

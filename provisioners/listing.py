@@ -46,6 +46,8 @@ class Kernel:
     @property
     def orphan(self) -> bool:
         """Whether its server is gone, and its job is not, for all that is known."""
+        if self.record.login:
+            return False  # its launcher and its keeper end it: this host cannot
         return self.fate is Fate.GONE and self.record.job_id is not None and not self.job_is_gone
 
     @property
@@ -60,12 +62,15 @@ def with_jobs(records: Sequence[tuple[Record, Fate]], entries: Mapping[int, Queu
     :param entries: the user's jobs; None if Slurm has not answered
     """
     known = entries or {}
-    kernels = [Kernel(record, fate, _entry(record, known), asked=entries is not None) for record, fate in records]
+    asked = entries is not None
+    kernels = [Kernel(record, fate, _entry(record, known), asked and not record.login) for record, fate in records]
     return sorted(kernels, key=lambda kernel: (kernel.record.submitted or 0, kernel.record.kernel_id))
 
 
 def _entry(record: Record, entries: Mapping[int, QueueEntry]) -> QueueEntry | None:
     """Return what squeue says of a record's job, unless that is another one: Slurm uses numbers again."""
+    if record.login:
+        return None  # the number is another Slurm's
     entry = entries.get(record.job_id or 0)
     if entry and entry.submitted and record.submitted is not None:
         apart = abs(entry.submitted.timestamp() - record.submitted)
@@ -268,4 +273,5 @@ def chore(kernel: Kernel, *, force: bool) -> Chore:
         return Chore.KEEP
     if kernel.has_job:
         return Chore.CANCEL
-    return Chore.REMOVE if kernel.asked or kernel.record.job_id is None else Chore.UNKNOWN
+    ends_by_itself = kernel.record.job_id is None or kernel.record.login
+    return Chore.REMOVE if kernel.asked or ends_by_itself else Chore.UNKNOWN

@@ -36,6 +36,24 @@ class Payload:
         """Return what the command reads first."""
         return b"%d\n%b" % (len(self.data), self.data)
 
+    def keeper(self, python: str) -> list[str]:
+        """Return the command that runs a keeper on a login node; `on_keepers_stdin` is what it reads first."""
+        return [*python_code(python), self.digest, "keeper"]
+
+    def on_keepers_stdin(self) -> bytes:
+        """Return what the command of `keeper` reads first."""
+        return as_code(bootstrap.SOURCE) + self.on_stdin()
+
+
+def python_code(python: str) -> list[str]:
+    """Return a command that any shell takes as it is; it runs the Python code that it reads first (`as_code`)."""
+    return [python, "-c", bootstrap.LOADER]
+
+
+def as_code(source: str) -> bytes:
+    """Return Python code as the command of `python_code` reads it."""
+    return repr(source).encode() + b"\n"
+
 
 @functools.cache
 def payload() -> Payload:

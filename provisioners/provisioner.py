@@ -68,8 +68,8 @@ class FarkernelProvisioner(KernelProvisionerBase):
         """Start the kernel, or start it anew; returns at once under a server, and when it is up elsewhere."""
         await asyncio.to_thread(self._check_connection_file)
         env = {name: str(value) for name, value in kwargs.get("env", os.environ).items()}
-        start = await asyncio.to_thread(
-            prepare,
+        start = await prepare(
+            self._shared,
             self.kernel_spec,
             cmd,
             kernel_name=getattr(self.parent, "kernel_name", ""),
@@ -187,7 +187,7 @@ class SlurmProvisioner(FarkernelProvisioner):
     """Runs the kernel on a compute node, in a job of Slurm."""
 
     def _job(self, request: Request, **details: Any) -> Job:
-        return SlurmJob(request, queue=self._shared.queue, **details)
+        return SlurmJob(request, **details)
 
 
 class LocalProvisioner(FarkernelProvisioner):

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import NamedTuple
 
-from farkernel.provisioners import commands, process
+from farkernel.provisioners import commands
 from farkernel.provisioners.commands import QueueEntry
 from farkernel.provisioners.errors import CommandMissing, FarkernelError
+from farkernel.provisioners.hosts import Host
 from farkernel.provisioners.process import Finished
 
 SHORTEST, LONGEST = 2.0, 30.0
@@ -41,9 +41,13 @@ class _Watcher(NamedTuple):
 
 
 class Queue:
-    """Watches pending jobs for whoever wants to know; belongs to the background loop."""
+    """Watches pending jobs for whoever wants to know; belongs to the background loop.
 
-    def __init__(self) -> None:
+    :param host: where Slurm is asked
+    """
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
         self._watchers: dict[int, _Watcher] = {}
         self._silent_since: datetime | None = None
         self._cancelling: set[asyncio.Task[None]] = set()
@@ -84,10 +88,15 @@ class Queue:
         await asyncio.sleep(_TOGETHER)
         wanted, self._wanted, self._look = self._wanted, set(), None
         try:
-            return commands.parse_squeue((await _squeue(wanted, _PATIENCE)).stdout)
+            return commands.parse_squeue((await self._squeue(wanted, _PATIENCE)).stdout)
         except (FarkernelError, TimeoutError) as error:
             log.warning("squeue: %s", error)
             return {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is something to ask of Slurm."""
+        return bool(self._watchers or self._cancelling)
 
     async def _run(self) -> None:
         await asyncio.sleep(_TOGETHER)
@@ -98,7 +107,7 @@ class Queue:
 
     async def _ask(self) -> None:
         try:
-            finished = await _squeue(self._watchers, _TIMEOUT)
+            finished = await self._squeue(self._watchers, _TIMEOUT)
         except (FarkernelError, TimeoutError) as error:
             self._on_silence(str(error))
             return
@@ -112,6 +121,8 @@ class Queue:
 
     def _on_silence(self, why: str) -> None:
         # slurmctld may be away for a while; that says nothing of the jobs.
+        if self.host.trouble:
+            return  # who tells of a job tells of that
         if self._silent_since is None:
             log.warning("squeue: %s", why)
             self._silent_since = datetime.now()  # noqa: DTZ005 (shown to the user)
@@ -124,7 +135,7 @@ class Queue:
 
         :param on_done: called once Slurm has heard of it
         """
-        why = await _scancel(job_id, env)
+        why = await self._scancel(job_id, env)
         if not why:
             on_done()
             return
@@ -136,23 +147,22 @@ class Queue:
     async def _cancel_later(self, job_id: int, env: Mapping[str, str], on_done: Callable[[], object]) -> None:
         pause = SHORTEST
         await asyncio.sleep(pause)
-        while await _scancel(job_id, env):
+        while await self._scancel(job_id, env):
             pause = min(pause * _GROWTH, LONGEST)
             await asyncio.sleep(pause)
         log.warning("Slurm job %s is cancelled now", job_id)
         on_done()
 
+    async def _squeue(self, job_ids: Iterable[int], timeout: float) -> Finished:
+        env = commands.query_env(self.host.environ)
+        return await self.host.run(commands.squeue_argv(job_ids), env=env, timeout=timeout)
 
-async def _squeue(job_ids: Iterable[int], timeout: float) -> Finished:
-    return await process.run(commands.squeue_argv(job_ids), env=commands.query_env(os.environ), timeout=timeout)
-
-
-async def _scancel(job_id: int, env: Mapping[str, str]) -> str:
-    """Return why scancel did not reach Slurm; empty if it did, whatever it said of the job."""
-    try:
-        done = await process.run(commands.scancel_argv(job_id), env=env, timeout=_TIMEOUT)
-    except CommandMissing:
-        return ""  # nothing more can be done
-    except TimeoutError as error:
-        return str(error)
-    return done.stderr.strip() if commands.slurm_is_away(done.stderr) else ""
+    async def _scancel(self, job_id: int, env: Mapping[str, str]) -> str:
+        """Return why scancel did not reach Slurm; empty if it did, whatever it said of the job."""
+        try:
+            done = await self.host.run(commands.scancel_argv(job_id), env=env, timeout=_TIMEOUT)
+        except CommandMissing:
+            return ""  # nothing more can be done
+        except TimeoutError as error:
+            return str(error)
+        return done.stderr.strip() if commands.slurm_is_away(done.stderr) else ""

@@ -90,6 +90,7 @@ class Record:
     :param cpu: seconds of processor time
     :param ended: when it was released
     :param why: why it has ended
+    :param login: the login node whose Slurm has its job, where that is reached by ssh; empty for this host's
     """
 
     kernel_id: str
@@ -109,6 +110,7 @@ class Record:
     cpu: _Seconds = None
     ended: _Time = None
     why: str = ""
+    login: str = ""
 
 
 _ADAPTER = TypeAdapter(Record)

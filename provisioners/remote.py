@@ -13,9 +13,10 @@ import zmq
 from farkernel.launcher import node, protocol
 from farkernel.launcher.endpoints import Deliver, LinkClient, LinkServer
 from farkernel.launcher.protocol import Channel, EndLauncher, Event, Order, Setup, Started, StartKernel
-from farkernel.launcher.reach import Unreachable, first_reachable, with_port
+from farkernel.launcher.reach import Unreachable, first_reachable
 from farkernel.launcher.sockets import Frames
 from farkernel.provisioners import launch_failures
+from farkernel.provisioners.hosts import Host
 from farkernel.provisioners.job import Job
 from farkernel.provisioners.request import LauncherRequest
 
@@ -94,6 +95,7 @@ class Remote:
         self._tenants: dict[int, Tenant] = {}
         self._listening: Listening | None = None
         self._end: LinkClient | LinkServer | None = None
+        self._endpoint = ""
 
     def first_input(self, launcher: LauncherRequest, orphan_timeout: float, order: StartKernel) -> bytes:
         """Return what the launcher reads on its standard input: how to come together, and the first kernel to start.
@@ -133,10 +135,11 @@ class Remote:
             end.admit(started.launcher_key)
             self.job.tell(b"\n")
             return
+        self._endpoint = await _endpoint(started, self.job.host)
         self._end = LinkClient(
             self._loop,
             self._context,
-            endpoint=await _endpoint(started),
+            endpoint=self._endpoint,
             server_key=started.launcher_key,
             keys=self._keys,
             deliver=self._deliver,
@@ -179,6 +182,7 @@ class Remote:
             listening, self._end, self._listening = self._listening, None, None
             if listening:
                 await listening.close()
+            self.job.host.leave(self._endpoint)
 
     def _deliver(self, channel: Channel, kernel: int, generation: int, frames: list[Any]) -> None:
         tenant = self._tenants.get(kernel)
@@ -194,13 +198,13 @@ class Remote:
             tenant.on_full(full)
 
 
-async def _endpoint(started: Started) -> str:
-    """Return where the launcher can be reached from here.
+async def _endpoint(started: Started, host: Host) -> str:
+    """Return where the launcher can be reached.
 
     :raises NodeUnreachable: nowhere
     """
     try:
-        address = await first_reachable(started.addresses, started.port, timeout=_CONNECT_TIMEOUT)
+        address = await first_reachable(started.addresses, started.port, timeout=_CONNECT_TIMEOUT, probe=host.probe)
     except Unreachable as error:
-        raise launch_failures.unreachable(started.node, str(error), from_node=False) from error
-    return f"tcp://{with_port(address, started.port)}"
+        raise launch_failures.unreachable(started.node, str(error), from_node=False, host=host.name) from error
+    return await host.endpoint(address, started.port)

@@ -156,6 +156,12 @@ _SIZE = r"[0-9]+[KMGTkmgt]?"
 
 Text = Annotated[str, _matching(_TEXT, 'text on one line that does not begin with "-" or a blank')]
 Count = Annotated[int, BeforeValidator(_whole_number), Field(ge=1)]
+Login = Annotated[
+    str,
+    _matching(
+        rf"([^ @{_CONTROL}-][^ @{_CONTROL}]*@)?[A-Za-z0-9_][A-Za-z0-9_.:%-]*", 'a host, or "user@host", as for ssh'
+    ),
+]
 Size = Annotated[str, _matching(_SIZE, 'a size with a unit, such as "4G" or "500M"')]
 SlurmTime = Annotated[
     str, BeforeValidator(_slurm_time), WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}]})
@@ -286,7 +292,8 @@ class LauncherRequest(_Part):
 
     python: Program | None = Field(
         default=None,
-        description="Python that runs the launcher on the node; null is the notebook server's own.",
+        description="Python that runs the launcher on the node; null is the notebook server's own, and with `login`,"
+        " where it also runs on the login node, python3.",
     )
     directory: AbsolutePath | None = Field(
         default=None,
@@ -350,6 +357,10 @@ class KernelRequest(_Part):
 class Request(_Part):
     """Everything that a kernelspec asks of farkernel."""
 
+    login: Login | None = Field(
+        default=None,
+        description="Login node, as [user@]host, where Slurm's commands run by ssh; null is this host.",
+    )
     slurm: SlurmRequest = Field(default=SlurmRequest(), description="The resources of the job.")
     container: ContainerRequest = Field(default=ContainerRequest(), description="The image that the kernel runs in.")
     job: JobPolicy = Field(default=JobPolicy(), description="How farkernel deals with the job.")
@@ -415,11 +426,13 @@ def check_process_proxy(config: object, *, source: str) -> None:
 
 
 def request_keys() -> Iterator[str]:
-    """Every key of a request, dotted, such as `slurm.account`."""
+    """Every key of a request, such as `slurm.account` and `login`."""
     for section, field in Request.model_fields.items():
         part = field.annotation
         if isinstance(part, type) and issubclass(part, BaseModel):
             yield from (f"{section}.{name}" for name in part.model_fields)
+        else:
+            yield section
 
 
 def request_schema() -> dict[str, Any]:

@@ -331,7 +331,7 @@ class Session:
         first = True  # what takes no time is no news at a terminal
         while self._clients and self.job:
             connected = self._remote is not None and self._remote.connected
-            text = f"The kernel is starting on {self.node}" if connected else self.job.status.text()
+            text = f"The kernel is starting on {self.node}" if connected else self.job.text()
             self._clients.tell(text)
             self._told_reason = self.job.status.reason
             if not first or self.job.status.state.waiting:

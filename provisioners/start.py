@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import os
 import pathlib
 import re
 import secrets
@@ -22,6 +22,7 @@ from farkernel.provisioners.records import Record
 from farkernel.provisioners.request import Request, check_kernelspec, parse_request
 from farkernel.provisioners.server_process import this_server
 from farkernel.provisioners.session import Plan, Session
+from farkernel.provisioners.surroundings import Surroundings, surroundings
 
 
 class KernelSpec(Protocol):
@@ -49,16 +50,16 @@ class Signing(Protocol):
 class Start:
     """What is to be started.
 
-    :param env: the environment that the job is submitted with
-    :param cwd: where it is submitted
+    :param place: where the job is submitted
+    :param env: the environment that it is submitted with
     :param notebook: the notebook's path, empty if there is none
     """
 
     plan: Plan
     request: Request
     container: Container
+    place: Surroundings
     env: Mapping[str, str]
-    cwd: str
     notebook: str
 
 
@@ -78,25 +79,35 @@ def command(spec: KernelSpec, extra_arguments: Sequence[str], names: Mapping[str
     return [re.sub(r"\{([A-Za-z0-9_]+)\}", fill, part) for part in [*spec.argv, *extra_arguments]]
 
 
-def prepare(
-    spec: KernelSpec, argv: list[str], *, kernel_name: str, env: Mapping[str, str], server: Mapping[str, str], cwd: str
+async def prepare(
+    shared: Background,
+    spec: KernelSpec,
+    argv: list[str],
+    *,
+    kernel_name: str,
+    env: Mapping[str, str],
+    server: Mapping[str, str],
+    cwd: str,
 ) -> Start:
-    """Read a kernelspec, and make all of it ready that does not depend on the kernel's life; looks at files.
+    """Read a kernelspec, and make all of it ready that does not depend on the kernel's life.
 
     :param argv: its command, formatted
     :param kernel_name: Jupyter's name for it
     :param env: what Jupyter wants the kernel to have
     :param server: the server's own environment
     :param cwd: where Jupyter wants it to run
-    :raises RequestError: it asks for something that is not valid
+    :raises FarkernelError: it asks for something that is not valid, or its login node cannot be reached
     """
-    request, container = _request(spec)
-    cwd, home = os.path.abspath(request.kernel.cwd or cwd), os.path.expanduser("~")  # noqa: PTH100, PTH111 (links stay)
+    source = str(pathlib.Path(spec.resource_dir, "kernel.json"))
+    request = parse_request(spec.metadata.get("kernel_provisioner", {}).get("config", {}), source=source)
+    check_kernelspec(spec.argv, spec.env, source=source)
+    place = await shared.run(surroundings(shared, request, server, cwd))
+    container = await asyncio.to_thread(container_of, request, source=source, paths=place.paths)
     inside = Inside(
         argv=argv,
         env=environment.for_kernel(env, server, spec.env),
-        home=home,
-        cwd=[request.kernel.cwd] if request.kernel.cwd else [cwd, home],
+        home=place.home,
+        cwd=[request.kernel.cwd] if request.kernel.cwd else [place.cwd, place.home],
         directory=request.launcher.on_node,
         name=f"farkernel-{secrets.token_hex(6)}",
     )
@@ -109,16 +120,9 @@ def prepare(
         command=with_modules(request.kernel.modules, container.command(inside)),
         cwd=inside.cwd,
     )
-    submission = environment.for_submission(env, server)
-    return Start(plan, request, container, submission, cwd, submission.get("JPY_SESSION_NAME", ""))
-
-
-def _request(spec: KernelSpec) -> tuple[Request, Container]:
-    stanza = spec.metadata.get("kernel_provisioner", {})
-    source = str(pathlib.Path(spec.resource_dir, "kernel.json"))
-    request = parse_request(stanza.get("config", {}), source=source)
-    check_kernelspec(spec.argv, spec.env, source=source)
-    return request, container_of(request, source=source)
+    wanted = env if place.paths is None else {**place.environ, **inside.env}  # nothing of this host's own elsewhere
+    submission = environment.for_submission(wanted, place.environ)
+    return Start(plan, request, container, place, submission, submission.get("JPY_SESSION_NAME", ""))
 
 
 def new_session(
@@ -141,12 +145,13 @@ def new_session(
     def make_job(on_status: Callable[[Status], None]) -> Job:
         return job(
             request,
+            queue=start.place.queue,
             kernel=plan.name,
             kernelspec=plan.kernel_name,
             container=start.container,
-            python=request.launcher.python or sys.executable,
+            python=start.place.python,
             env=start.env,
-            cwd=start.cwd,
+            cwd=start.place.cwd,
             on_status=on_status,
         )
 
@@ -156,6 +161,7 @@ def new_session(
         display_name=plan.name,
         notebook=start.notebook,
         server=this_server(),
+        login=request.login or "",
     )
     return Session(
         shared,

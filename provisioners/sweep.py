@@ -30,7 +30,7 @@ async def sweep(files: StateFiles, writer: Writer) -> None:
     """
     try:
         gone = await writer.ask(lambda: _gone(files))
-        entries = await users_jobs() if any(record.job_id for record in gone) else {}
+        entries = await users_jobs() if any(record.job_id and not record.login for record in gone) else {}
     except (FarkernelError, OSError) as error:
         log.info("Old records of kernels stay for now: %s", error)
         return

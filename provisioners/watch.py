@@ -38,15 +38,16 @@ async def until_lost(remote: Remote, limit: float, tell: Callable[[str], None]) 
     while remote.connected and not remote.job.ended.is_set():
         news = silence.look(remote.heard, now=loop.time())
         lasted, node = states.span(silence.lasted), remote.job.status.nodes or "the node"
+        why = remote.job.host.trouble or "the node or the network to it is down"
         if news is News.LOST:
             return NodeLost(
-                f"Nothing was heard from {node} for {lasted}: the node or the network to it is down. "
+                f"Nothing was heard from {node} for {lasted}: {why}. "
                 "The kernel is given up, and its launcher ends the job by itself.",
                 hint="What the kernel knew is gone. Start it again for a new job. job.orphan_timeout is the limit.",
             )
         if news is News.SILENT:
             tell(
-                f"nothing was heard from {node} for {lasted}: the node or the network to it is down. "
+                f"nothing was heard from {node} for {lasted}: {why}. "
                 f"If it comes back within {states.span(limit)}, the kernel goes on and its output arrives."
             )
         elif news is News.BACK:

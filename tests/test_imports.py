@@ -40,7 +40,7 @@ PURE = (
 )
 EDGES = {"asyncio", "jupyter_client", "os", "select", "socket", "subprocess", "threading", "traitlets", "zmq"}
 
-STARTS_PROCESSES = {"launcher/process.py", "provisioners/process.py"}
+STARTS_PROCESSES = {"launcher/keeper.py", "launcher/process.py", "provisioners/process.py"}
 KNOWS_JUPYTER = {
     "kernelspecs/install.py",
     "provisioners/enterprise_gateway.py",
@@ -172,6 +172,12 @@ def _starts_processes(tree: ast.Module) -> bool:
 
 def test_one_module_of_each_side_starts_processes() -> None:
     assert {_name(file) for file in FILES if _starts_processes(_tree(file))} == STARTS_PROCESSES
+
+
+def test_one_module_knows_ssh_and_only_who_needs_it_loads_it() -> None:
+    assert {_name(file) for file in FILES if "asyncssh" in _packages(file)} == {"provisioners/ssh.py"}
+    code = "import sys, farkernel.provisioners.provisioner; print('asyncssh' in sys.modules)"
+    assert _run(code) == "False\n"
 
 
 def test_few_modules_know_jupyter() -> None:

@@ -69,7 +69,12 @@ async def _end_one(kernel: "Kernel") -> str:
     """
     from farkernel.provisioners.listing import name_of  # noqa: PLC0415
 
-    job_id = kernel.record.job_id
+    job_id, login = kernel.record.job_id, kernel.record.login
+    if login:
+        raise FarkernelError(
+            f"The job of {name_of(kernel.record)} is on the cluster behind {login}.",
+            hint=f"Shut the kernel down where it was started, or run `ssh {login} scancel {job_id or 'JOB'}`.",
+        )
     if job_id is not None:
         if kernel.job_is_gone:
             return f"Slurm job {job_id} of {name_of(kernel.record)} is gone already."

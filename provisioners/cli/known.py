@@ -32,7 +32,7 @@ async def look(files: StateFiles) -> Known:
     """
     here = this_server()
     records = [(record, fate(record.server, here)) for record in files.there()]
-    if not any(record.job_id for record, _ in records):
+    if not any(record.job_id and not record.login for record, _ in records):
         return Known(with_jobs(records, {}), "")
     try:
         return Known(with_jobs(records, await users_jobs()), "")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 
 from farkernel.provisioners.containers.base import Container
@@ -38,10 +40,11 @@ def find_runtime(name: str, *, source: str) -> type[Container]:
     return found
 
 
-def container_of(request: Request, *, source: str) -> Container:
+def container_of(request: Request, *, source: str, paths: Mapping[str, str] | None = None) -> Container:
     """Return the container of a request, its volumes' links resolved where the runtime needs that.
 
     :param source: where the request comes from, usually the path of the kernel.json; every message begins with it
+    :param paths: where links lead on another login node, empty for a circle; None to follow them on this host
     :raises RequestError: its runtime does not exist, or would not take it: one line for each thing that is wrong
     """
     runtime = find_runtime(request.container.runtime, source=f"{source}: container.runtime")
@@ -49,7 +52,7 @@ def container_of(request: Request, *, source: str) -> Container:
     problems = container.problems(directory=request.launcher.on_node)
     if not problems:
         try:
-            container = container.resolved(_real_path)
+            container = container.resolved(_real_path if paths is None else functools.partial(_known_path, paths))
         except RequestError as error:
             raise RequestError(f"{source}: {error}") from error
         # a link may lead to what the runtime would not take
@@ -57,6 +60,16 @@ def container_of(request: Request, *, source: str) -> Container:
     if problems:
         raise RequestError("\n".join(f"{source}: {problem}" for problem in problems))
     return container
+
+
+def _known_path(paths: Mapping[str, str], path: str) -> str:
+    if (found := paths.get(path, path)) == "":
+        raise _circle(path)
+    return found
+
+
+def _circle(path: str) -> RequestError:
+    return RequestError(f'container.volumes: the links of "{path}" lead in a circle')
 
 
 def _real_path(path: str) -> str:
@@ -68,5 +81,5 @@ def _real_path(path: str) -> str:
         return os.path.realpath(path, strict=True)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise RequestError(f'container.volumes: the links of "{path}" lead in a circle') from error
+            raise _circle(path) from error
         return os.path.realpath(path)

@@ -29,6 +29,7 @@ from traitlets.config import Config
 
 from farkernel.launcher.endpoints import MAX_FRAME
 from farkernel.provisioners import clients
+from farkernel.provisioners.containers.base import NoContainer
 from farkernel.provisioners.errors import (
     CannotListen,
     FarkernelError,
@@ -39,6 +40,10 @@ from farkernel.provisioners.errors import (
     RequestError,
     StartCancelled,
 )
+from farkernel.provisioners.hosts import ThisHost
+from farkernel.provisioners.job import LocalJob
+from farkernel.provisioners.queue import Queue
+from farkernel.provisioners.request import ContainerRequest, Request
 from tests.launcher import garbage, processes
 from tests.launcher.ends import until
 
@@ -985,6 +990,24 @@ def test_a_config_that_is_wrong_is_named_with_file_and_key(site: Site) -> None:
     assert f"{file}: slurm.acount" in text
     assert "slurm.account" in text
     assert f'{file}: kernel.transport: expected "auto", "ipc" or "tcp"' in text
+
+
+def test_a_kernel_of_this_machine_is_not_one_behind_ssh(site: Site) -> None:
+    async def make() -> None:
+        LocalJob(
+            Request(login="alice@cori01"),
+            queue=Queue(ThisHost()),
+            kernel="Far",
+            kernelspec="far",
+            container=NoContainer(ContainerRequest()),
+            python="python3",
+            env={},
+            cwd="/",
+            on_status=print,
+        )
+
+    with pytest.raises(RequestError, match="names the login node alice@cori01"):
+        asyncio.run(make())
 
 
 @pytest.mark.parametrize("command", ["no-such-kernel", "/no/such/kernel"])

@@ -164,6 +164,24 @@ def test_a_job_that_was_given_the_same_number_much_later_is_another_one(later: i
     assert chore(kernel, force=True) is chore_
 
 
+@pytest.mark.parametrize(
+    ("fate", "there", "forced", "otherwise"),
+    [
+        (Fate.ALIVE, True, Chore.KEEP, Chore.KEEP),
+        (Fate.GONE, False, Chore.REMOVE, Chore.REMOVE),
+        (Fate.ELSEWHERE, True, Chore.REMOVE, Chore.KEEP),
+    ],
+)
+def test_a_job_behind_ssh_is_none_of_this_hosts(fate: Fate, there: bool, forced: Chore, otherwise: Chore) -> None:
+    """This host's Slurm, if it has one, has another job of the same number."""
+    (kernel,) = with_jobs([(record(job_id=7, login="alice@cori01"), fate)], {7: entry()})
+
+    assert kernel.there is there
+    assert not kernel.orphan
+    assert chore(kernel, force=True) is forced
+    assert chore(kernel, force=False) is otherwise
+
+
 def test_a_short_id_is_one_kernels() -> None:
     assert short_id("aaaaaaaa-1", ["aaaaaaaa-1", "bbbbbbbb-1"]) == "aaaaaa"
     assert short_id("aaaaaaaa-1", ["aaaaaaaa-1", "aaaaaaaa-2"]) == "aaaaaaaa-1"

@@ -234,10 +234,10 @@ def test_the_schema_describes_every_key() -> None:
     models = [schema, *schema["$defs"].values()]
     assert all(model["description"] and model["additionalProperties"] is False for model in models)
     keys = [item for model in schema["$defs"].values() for item in model["properties"].items()]
-    assert len(keys) > len(list(request_keys()))
+    assert len(keys) > len([key for key in request_keys() if "." in key])
     assert [name for name, described in keys if not described.get("description")] == []
 
 
 def test_the_reference_names_every_key_and_no_other() -> None:
-    documented = re.findall(r"^\| `(\w+\.\w+)` \|", REFERENCE.read_text(), re.MULTILINE)
+    documented = re.findall(r"^\| `(login|\w+\.\w+)` \|", REFERENCE.read_text(), re.MULTILINE)
     assert sorted(documented) == sorted(request_keys())
