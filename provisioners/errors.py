@@ -25,6 +25,7 @@ FarkernelError
 ├── NodeLost                nothing was heard from the node for longer than `job.orphan_timeout`
 ├── StartCancelled          the kernel was stopped, or started anew, before it was up
 ├── KernelNotFound          no kernel is what the user means, or several are
+├── GatewayUnusable         `farkernel gateway` cannot run like this
 ├── ContainerFailed         the kernel's image cannot be had, or lacks what the kernel needs
 └── KernelFailed            the kernel did not come up
     └── KernelCommandMissing    its command does not exist on the node
@@ -154,3 +155,7 @@ class KernelFailed(FarkernelError):
 
 class KernelCommandMissing(KernelFailed):
     """The kernel's command does not exist on the node."""
+
+
+class GatewayUnusable(FarkernelError):
+    """`farkernel gateway` cannot run like this, or the one that is there cannot be used."""

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tornado.httpclient import HTTPClientError
@@ -154,3 +155,25 @@ class Client:
         while kernel_id in await self.kernels():
             assert time.monotonic() < deadline
             await asyncio.sleep(0.1)
+
+
+@contextlib.asynccontextmanager
+async def tunnel(told: Mapping[str, Any]) -> AsyncIterator[Lab]:
+    """Lead a port to the socket of a `farkernel gateway`, as `ssh -L` does."""
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_unix_connection(told["socket"])
+        await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer))
+
+    server = await asyncio.start_server(connect, "127.0.0.1", 0)
+    try:
+        yield Lab(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", told["token"])
+    finally:
+        server.close()

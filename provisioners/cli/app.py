@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from farkernel.provisioners.cli import cancel, clean, demo, doctor, images, kernelspec, logs, ps
+from farkernel.provisioners.cli import cancel, clean, demo, doctor, gateway, images, kernelspec, logs, ps
 from farkernel.provisioners.errors import FarkernelError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command("cancel")(cancel.cancel)
 app.command("clean")(clean.clean)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
+app.command("gateway")(gateway.gateway)
 
 
 def main() -> None:

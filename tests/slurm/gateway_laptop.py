@@ -35,12 +35,12 @@ class Lab:
     """The server on the laptop's loopback, as a browser reaches it."""
 
     def __init__(self, place: str, token: str) -> None:
-        self._place = place
+        self.place = place
         self._headers = {"Authorization": f"token {token}"}
 
     async def fetch(self, path: str, method: str = "GET", body: Message | None = None) -> HTTPResponse:
         request = HTTPRequest(
-            f"http://{self._place}{path}",
+            f"http://{self.place}{path}",
             method=method,
             headers=self._headers,
             body=None if body is None else json.dumps(body),
@@ -67,7 +67,7 @@ class Lab:
     async def page(self, kernel_id: str) -> AsyncIterator["Notebook"]:
         """Connect to a kernel."""
         path = f"/api/kernels/{kernel_id}/channels?session_id={uuid.uuid4()}"
-        connection = await websocket_connect(HTTPRequest(f"ws://{self._place}{path}", headers=self._headers))
+        connection = await websocket_connect(HTTPRequest(f"ws://{self.place}{path}", headers=self._headers))
         notebook = Notebook(self, kernel_id, connection)
         reading = asyncio.create_task(notebook.read())
         try:

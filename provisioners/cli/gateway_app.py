@@ -1,0 +1,71 @@
+"""The application behind `farkernel gateway`: a Jupyter server that has kernels, and nothing else."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from jupyter_server.serverapp import ServerApp
+from traitlets.config import Config
+
+
+class GatewayApp(ServerApp):
+    """A Jupyter server without files, terminals, pages and extensions.
+
+    A request's own variables (KERNEL_*) are not taken: a kernel gets none of another client's. Its settings are its own
+    (`farkernel_gateway_config.py`): those of the user's notebook server, a password for example, are not for it.
+
+    :ivar on_ready: called once it listens
+    """
+
+    name = "farkernel-gateway"
+    no_browser_open_file = True
+    default_services = ("api", "kernels", "kernelspecs")  # type: ignore[assignment]
+    on_ready: Callable[[GatewayApp], None]
+
+    def write_server_info_file(self) -> None:
+        """Write none: `farkernel gateway` has its own, and this one would offer the gateway as a notebook server."""
+
+    def init_signal(self) -> None:
+        """Have each signal that ends it end its kernels, too: ServerApp leaves them behind when SIGINT ends it."""
+        super().init_signal()
+        for number in (signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup(1)
+                signal.signal(number, self._signal_stop)
+
+    def start_app(self) -> None:
+        """Start, and tell when the server listens."""
+        super().start_app()
+        self.io_loop.add_callback(self.on_ready, self)  # the one that makes it listen comes before
+
+
+def config(*, token: str, cull_after: int, cull_connected: bool, allow_root: bool, listen: dict[str, Any]) -> Config:
+    """Return the settings of a gateway; no configuration file beats them.
+
+    :param cull_after: seconds after which an idle kernel ends; 0 for never
+    :param listen: what ServerApp has for its address
+    """
+    server = {"open_browser": False, "allow_root": allow_root, "answer_yes": True}
+    culling = {
+        "cull_idle_timeout": cull_after,
+        "cull_interval": max(1, min(60, cull_after // 4)),
+        "cull_connected": cull_connected,
+    }
+    return Config(
+        {
+            "ServerApp": {**server, "terminals_enabled": False, "log_level": "WARN", **listen},
+            "IdentityProvider": {"token": token},
+            "MappingKernelManager": culling,
+            # with JUPYTER_GATEWAY_URL in the environment it would pass on another gateway's kernels
+            "GatewayClient": {"url": ""},
+        }
+    )
+
+
+def run(settings: Config, on_ready: Callable[[GatewayApp], None]) -> None:
+    """Run a gateway until a signal ends it and its kernels."""
+    app = GatewayApp(config=settings)
+    app.on_ready = on_ready
+    app.initialize(argv=[], find_extensions=False)
+    app.start()
