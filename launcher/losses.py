@@ -166,6 +166,7 @@ class Losses:
         cell = _is_cell(header)
         if cell:
             self._cell = header
+            self._numbers.unsent += 1
         kind = wire.text(header, "msg_type")
         _note(self._with_idle, kind, None)
         if kind.endswith("_request") and request not in self._sent:
@@ -174,7 +175,7 @@ class Losses:
         # Of an older request that has no idle yet, it is not known where its output ends.
         if (
             cell
-            and self._numbers.missing > _LATE
+            and self._numbers.surely(_LATE)
             and not any(self._awaits_idle(self._replied[other]) for other in before)
         ):
             self._say([header])
@@ -213,7 +214,7 @@ class Losses:
             for lane in lanes:
                 self._ask(lane)
         elif quiet:
-            if self._numbers.missing > 0:
+            if self._numbers.surely():
                 self._say([self._cell])
             self._numbers.rest()
             return

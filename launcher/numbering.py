@@ -2,9 +2,10 @@
 
 jupyter_client numbers what one session sends, on all its sockets together: `Session.msg_id` is
 `<session>_<pid>_<number>`. Only the ids of states are looked at, so that output costs nothing but counting. A number
-that has not come was dropped by the kernel's queue, if enough has come to have filled that; a kernel may also number a
-message and not send it. Forked processes number for themselves: their output hides as many losses. Kernels with other
-ids never miss anything here.
+that has not come was dropped by the kernel's queue, if enough has come to have filled that, and if it is more than the
+kernel itself may have left out: IPython numbers the result of a cell before it knows that there is nothing to send, as
+for an object with `_ipython_display_` (`ZMQShellDisplayHook.start_displayhook` of ipykernel). Forked processes number
+for themselves: their output hides as many losses. Kernels with other ids never miss anything here.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ class Numbers:
 
     :ivar published: messages on iopub, to be counted by whoever receives them
     :ivar others: messages on the other sockets, the same
+    :ivar unsent: messages that the kernel may have numbered and not sent since what was missing was told: one a cell
     """
 
     def __init__(self) -> None:
         self.published = 0
         self.others = 0
+        self.unsent = 0
         self._session = ""
         self._last = 0
         self._counted = 0
@@ -46,9 +49,16 @@ class Numbers:
             self._session, self._missing = session, 0
         self._last, self._counted, self._others_counted = number, counted, self.others
 
+    def surely(self, late: int = 0) -> bool:
+        """Whether more are missing than were perhaps not sent, and than may still come.
+
+        :param late: messages that may be still on their way on other sockets
+        """
+        return self.missing > self.unsent + late
+
     @property
     def missing(self) -> int:
-        """How many were dropped; less than none if what came on another socket has overtaken."""
+        """How many have not come; less than none if what came on another socket has overtaken."""
         if self.published - self._at_rest < QUEUE:
             return 0
         # A reply that has come since the last state may have a number from before it.
@@ -57,6 +67,7 @@ class Numbers:
     def told(self) -> None:
         """Begin to count anew: what is missing has been told."""
         self._missing = self.others - self._others_counted
+        self.unsent = 0
 
     def rest(self) -> None:
         """Nothing has come for a while: the kernel's queue is empty."""

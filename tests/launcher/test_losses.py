@@ -303,6 +303,23 @@ PRINTS = textwrap.dedent("""
 """)
 
 
+def test_results_that_are_not_published_are_not_missing(short: pathlib.Path) -> None:
+    """Objects that display themselves, such as Plotly's figures: IPython numbers a result all the same."""
+    quiet = "class Quiet:\n    def _ipython_display_(self): pass\n"
+    prints = "for number in range({}): print(number, flush=True)\n"
+
+    async def use() -> None:
+        async with started(short, ipykernel()) as launched:
+            cells = [launched.execute(f"{quiet}{prints.format(1200)}Quiet()")]
+            # more of them than replies may be late
+            cells += [launched.execute("Quiet()") for _ in range(20)]
+            await is_idle(launched, cells[-1])
+            await asyncio.sleep(5)  # two looks
+            assert [said(launched, cell) for cell in cells] == [[] for _ in cells]
+
+    asyncio.run(use())
+
+
 def test_what_a_real_kernel_drops_in_the_middle_is_counted(short: pathlib.Path, tmp_path: pathlib.Path) -> None:
     stopped, printed = tmp_path / "stopped", tmp_path / "printed"
 

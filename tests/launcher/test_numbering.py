@@ -78,6 +78,23 @@ def test_what_did_not_fill_a_queue_was_not_dropped_there(kernel: Kernel) -> None
     assert kernel.numbers.missing == 0
 
 
+def test_what_a_kernel_may_have_left_out_is_surely_missing_only_beyond_that(kernel: Kernel) -> None:
+    kernel.publish(QUEUE)
+    kernel.number += 2
+    kernel.publish()
+    assert kernel.numbers.surely()
+    kernel.numbers.unsent += 2  # two cells
+    assert not kernel.numbers.surely()
+    kernel.number += 5
+    kernel.publish()
+    assert kernel.numbers.surely(late=4)
+    assert not kernel.numbers.surely(late=5)
+    kernel.numbers.told()
+    kernel.number += 1
+    kernel.publish()
+    assert kernel.numbers.surely()
+
+
 @pytest.mark.parametrize("ids", ["another_1_{}", "plain-{}", "{}", "", "session_1_" + "9" * 30])
 def test_other_ids_prove_nothing(kernel: Kernel, ids: str) -> None:
     kernel.publish(QUEUE)
