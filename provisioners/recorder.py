@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import math
 import time
 from dataclasses import replace
@@ -50,7 +51,9 @@ class Recorder:
         self._writer = writer
         self._usage_written = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
-        self._unwritten: list[str] = []
+        self._unwritten: collections.deque[str] = collections.deque()
+        self._unwritten_size = 0
+        self._left_out = 0
         self._flushing: asyncio.TimerHandle | None = None
         self._line_is_open = False
         self._over = False
@@ -153,8 +156,13 @@ class Recorder:
         self._flush()
 
     def _append(self, text: str) -> None:
-        if sum(map(len, self._unwritten)) < LOG_LIMIT:
-            self._unwritten.append(text)
+        """Gather text; of more than a log has room for, its end is kept: it says why a kernel has ended."""
+        self._unwritten.append(text)
+        self._unwritten_size += len(text)
+        while self._unwritten_size > LOG_LIMIT and len(self._unwritten) > 1:
+            left_out = len(self._unwritten.popleft())
+            self._unwritten_size -= left_out
+            self._left_out += left_out
         if self._flushing is None:
             self._flushing = self._loop.call_later(_FLUSH_INTERVAL, self._flush)
 
@@ -162,6 +170,11 @@ class Recorder:
         if self._flushing:
             self._flushing.cancel()
             self._flushing = None
-        text, self._unwritten = "".join(self._unwritten), []
+        text = "".join(self._unwritten)
+        self._unwritten.clear()
+        self._unwritten_size = 0
+        if self._left_out:
+            what = f"{self._left_out} characters are missing here: they came faster than they could be written"
+            text, self._left_out = f"\n[{local_time(time.time())}] {what}.\n{text}", 0
         if text:
             self._writer.do(lambda: self._files.append(self._record.kernel_id, text), droppable=True)

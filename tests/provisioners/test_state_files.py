@@ -194,6 +194,23 @@ def test_what_happens_is_written_down(files: StateFiles) -> None:
     ]
 
 
+def test_of_a_flood_the_log_keeps_the_end_and_says_what_is_missing(files: StateFiles) -> None:
+    """The end says why a kernel has ended."""
+    pieces = [f"\n{number} {'x' * (LOG_LIMIT // 8)}" for number in range(20)]
+
+    async def check() -> None:
+        told = Recorder(record(), files, Writer())
+        for piece in [*pieces, "\nMemoryError\n"]:
+            told.event(KernelLog(1, 1, piece))
+        await told.closed()
+
+    asyncio.run(check())
+    text = files.read_log("one")
+    written = sum(map(len, filter(text.__contains__, pieces)))
+    assert f"] {sum(map(len, pieces)) - written} characters are missing here" in text
+    assert text.endswith(pieces[-1] + "\nMemoryError\n")
+
+
 def test_what_a_kernel_takes_is_written_later_if_not_at_once(
     files: StateFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
