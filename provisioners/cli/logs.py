@@ -24,6 +24,8 @@ def logs(
     """Show a kernel's log, also of one that has ended in the last two weeks."""
     from farkernel.provisioners.cli.known import state_files  # noqa: PLC0415 (imports late, see app.py)
     from farkernel.provisioners.listing import find, name_of  # noqa: PLC0415
+    from farkernel.provisioners.records import Fate  # noqa: PLC0415
+    from farkernel.provisioners.server_process import fate, this_server  # noqa: PLC0415
 
     files = state_files()
     record = find(kernel, files.there(), files.ended())
@@ -31,8 +33,11 @@ def logs(
     if not text and not follow:
         raise KernelNotFound(f"There is no log of {name_of(record)}.", hint="`farkernel ps` shows what it does.")
     typer.echo(text if lines is None else "".join(text.splitlines(keepends=True)[-lines:] if lines else ()), nl=False)
+    here = this_server()
     while follow:
-        over = record.kernel_id not in {other.kernel_id for other in files.there()}
+        # the record of a server that was killed stays, and nobody adds to its log
+        gone = fate(record.server, here) is Fate.GONE
+        over = gone or record.kernel_id not in {other.kernel_id for other in files.there()}
         newer = files.read_log(record.kernel_id)
         typer.echo(_added(text, newer), nl=False)
         if over:

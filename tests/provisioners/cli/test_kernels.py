@@ -186,6 +186,16 @@ def test_a_log_can_be_followed(user: Home) -> None:
     assert "ended: all released" in rest
 
 
+def test_a_log_is_followed_no_longer_than_its_server_lives(user: Home) -> None:
+    kernel_id = user.start()
+    _until(lambda: "running" in user.run("logs", kernel_id).stdout)
+    user.kill()
+    done = user.run("logs", "-f", kernel_id)
+    assert user.records() == [kernel_id]
+    assert "running" in done.stdout
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_kernel_is_cancelled_and_its_server_knows(user: Home) -> None:
     user.start()
     launcher = json.loads(next(user.state.glob("kernels/*.json")).read_text())["launcher"]
