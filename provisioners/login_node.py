@@ -146,7 +146,7 @@ class LoginNode:
         if done.returncode or answer is None:
             raise PythonMissing(
                 f"The Python {self._python} cannot be used on {self.name}.",
-                said=done.stderr or done.stdout,
+                said=done.stderr,  # not what it printed: that is all of the user's variables
                 hint="Name a Python 3.11 or later that is there, and on the compute nodes with pyzmq, in "
                 "launcher.python of the kernelspec.",
             )

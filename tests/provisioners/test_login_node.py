@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import shutil
 import sys
@@ -90,9 +91,12 @@ class SshHost:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        await process.redirect(child.stdin, child.stdout, child.stderr)
-        process.exit(await child.wait())
-        await process.wait_closed()
+        try:
+            await process.redirect(child.stdin, child.stdout, child.stderr)
+            process.exit(await child.wait())
+            await process.wait_closed()
+        finally:  # also when the connection was cut
+            child._transport.close()  # type: ignore[attr-defined]
 
     def cut(self) -> None:
         """Break every connection."""
@@ -125,6 +129,8 @@ def with_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Test
         finally:
             await node._connection.close()
             await host.down()
+            gc.collect()  # what a connection that was cut has left is closed while there is a loop
+            await asyncio.sleep(0.1)
 
     return lambda test: asyncio.run(scene(test))
 
