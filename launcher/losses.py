@@ -25,9 +25,6 @@ from farkernel.launcher.sockets import Frames
 _PATIENCE = 2.0
 """Seconds that an idle may take after the reply until the kernel is asked, and between two looks."""
 
-_LATE = 8
-"""Replies that may be still on their way on other sockets: so few missing numbers prove nothing yet."""
-
 _NOTES = 1000
 """Requests of which anything is noted; the oldest are forgotten."""
 
@@ -173,11 +170,7 @@ class Losses:
             self._numbers.others += 1  # of a client that has not come by here: its reply went there
         before = itertools.takewhile(lambda other: other != request, self._replied)
         # Of an older request that has no idle yet, it is not known where its output ends.
-        if (
-            cell
-            and self._numbers.surely(_LATE)
-            and not any(self._awaits_idle(self._replied[other]) for other in before)
-        ):
+        if cell and self._numbers.surely and not any(self._awaits_idle(self._replied[other]) for other in before):
             self._say([header])
         self._states.pop(request, None)
         if self._replied.pop(request, None) is None and request:
@@ -214,7 +207,7 @@ class Losses:
             for lane in lanes:
                 self._ask(lane)
         elif quiet:
-            if self._numbers.surely():
+            if self._numbers.surely:
                 self._say([self._cell])
             self._numbers.rest()
             return

@@ -10,6 +10,9 @@ for themselves: their output hides as many losses. Kernels with other ids never 
 
 from __future__ import annotations
 
+MARGIN = 8
+"""Numbers that may be missing for other reasons: replies still on their way, what a hook of IPython has swallowed."""
+
 QUEUE = 1000
 """Messages in a kernel's queue (ZMQ_SNDHWM's default); fewer cannot have filled it."""
 
@@ -49,12 +52,10 @@ class Numbers:
             self._session, self._missing = session, 0
         self._last, self._counted, self._others_counted = number, counted, self.others
 
-    def surely(self, late: int = 0) -> bool:
-        """Whether more are missing than were perhaps not sent, and than may still come.
-
-        :param late: messages that may be still on their way on other sockets
-        """
-        return self.missing > self.unsent + late
+    @property
+    def surely(self) -> bool:
+        """Whether more are missing than may be for other reasons."""
+        return self.missing > self.unsent + MARGIN
 
     @property
     def missing(self) -> int:

@@ -112,17 +112,6 @@ def test_output_that_is_lost_before_an_idle_is_told_before_it(short: pathlib.Pat
     asyncio.run(use())
 
 
-def test_a_few_messages_that_are_lost_are_told_when_all_replies_must_have_come(short: pathlib.Path) -> None:
-    async def use() -> None:
-        async with started(short) as launched:
-            request = launched.execute(f"busy {BURST} drop:3 reply idle")
-            await until(lambda: said(launched, request))
-            assert [count(text) for text in said(launched, request)] == [3]
-            assert states(launched, request) == ["busy", "idle"]
-
-    asyncio.run(use())
-
-
 def test_several_cells_that_were_lost_end_in_their_order(short: pathlib.Path) -> None:
     """Of those that waited behind it not even the busy has come."""
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from farkernel.launcher.numbering import QUEUE, Numbers
+from farkernel.launcher.numbering import MARGIN, QUEUE, Numbers
 
 
 class Kernel:
@@ -78,21 +78,23 @@ def test_what_did_not_fill_a_queue_was_not_dropped_there(kernel: Kernel) -> None
     assert kernel.numbers.missing == 0
 
 
-def test_what_a_kernel_may_have_left_out_is_surely_missing_only_beyond_that(kernel: Kernel) -> None:
+def test_what_may_be_missing_for_other_reasons_is_not_surely_dropped(kernel: Kernel) -> None:
     kernel.publish(QUEUE)
+    kernel.number += MARGIN
+    kernel.publish()
+    assert not kernel.numbers.surely
     kernel.number += 2
     kernel.publish()
-    assert kernel.numbers.surely()
+    assert kernel.numbers.surely
     kernel.numbers.unsent += 2  # two cells
-    assert not kernel.numbers.surely()
-    kernel.number += 5
-    kernel.publish()
-    assert kernel.numbers.surely(late=4)
-    assert not kernel.numbers.surely(late=5)
-    kernel.numbers.told()
+    assert not kernel.numbers.surely
     kernel.number += 1
     kernel.publish()
-    assert kernel.numbers.surely()
+    assert kernel.numbers.surely
+    kernel.numbers.told()
+    kernel.number += MARGIN + 1
+    kernel.publish()
+    assert kernel.numbers.surely
 
 
 @pytest.mark.parametrize("ids", ["another_1_{}", "plain-{}", "{}", "", "session_1_" + "9" * 30])

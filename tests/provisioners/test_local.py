@@ -249,11 +249,13 @@ def test_no_line_of_ten_thousand_is_lost() -> None:
 
 
 def _assert_all_are_there_or_told(output: list[dict[str, Any]], count: int) -> None:
-    """What a kernel's own I/O thread does not take in time never leaves it: that many are to be told, and no more."""
-    numbers = [int(line) for line in _text(output).split()]
-    assert numbers == sorted(set(numbers))
-    told = re.findall(r"about (\d+) messages were dropped", _text(output, "stderr"))
-    assert count - len(numbers) == sum(map(int, told))
+    """What a kernel's own I/O thread does not take in time never leaves it: how much is to be told."""
+    lines = _text(output).split()
+    told = sum(map(int, re.findall(r"about (\d+) messages were dropped", _text(output, "stderr"))))
+    if told:
+        assert 0 < count - len(lines) <= told <= 2 * (count - len(lines))  # a line and its end may be two messages
+    else:
+        assert lines == [str(number) for number in range(count)]
 
 
 _PRINT_WHILE_STOPPED = """
