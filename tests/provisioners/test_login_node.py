@@ -85,8 +85,10 @@ class SshHost:
         (self.ssh / "config").write_text(f"{lines}{more}")
 
     async def _run(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
+        # What a command leaves unread is taken here: asyncssh's server loses its exit code over a pipe that breaks.
+        script = f"printf '{self.noise}'; {process.command}; code=$?; cat >/dev/null; exit $code"
         child = await asyncio.create_subprocess_exec(
-            *("/bin/sh", "-c", f"printf '{self.noise}'; {process.command}"),
+            *("/bin/sh", "-c", script),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
