@@ -21,6 +21,7 @@ from collections import deque
 from typing import BinaryIO
 
 from farkernel.launcher import protocol
+from farkernel.launcher.lines import each_line
 from farkernel.launcher.main import say
 from farkernel.launcher.private import PrivateDirectory
 from farkernel.launcher.protocol import (
@@ -43,9 +44,6 @@ _BASE = "/tmp"  # noqa: S108 (never below /run/user: that goes with the user's l
 
 _LINES = 500
 """Lines that are kept for whoever attaches."""
-
-_LONGEST_LINE = 2**15
-"""Bytes after which a line counts as ended."""
 
 _LEAVE = 8.0
 """Seconds that a program has to end once it has read the end of its input, and after SIGTERM."""
@@ -144,7 +142,8 @@ class Keeper:
         """Take what it says until it has ended."""
         assert program.stdout
         assert program.stderr
-        readers = [asyncio.ensure_future(self._read(s, s is program.stderr)) for s in (program.stdout, program.stderr)]
+        streams = (program.stdout, self._on_stdout), (program.stderr, self._on_stderr)
+        readers = [asyncio.ensure_future(each_line(stream, on_line)) for stream, on_line in streams]
         returncode = await program.wait()
         await asyncio.wait(readers, timeout=1.0)  # a grandchild may hold the pipes open
         for reader in readers:
@@ -152,19 +151,14 @@ class Keeper:
         self._gone = Gone(returncode)
         self._changed.set()
 
-    async def _read(self, stream: StreamReader, error: bool) -> None:
-        rest = b""
-        while data := await stream.read(65536):
-            *lines, rest = (rest + data).split(b"\n")
-            if len(rest) > _LONGEST_LINE:
-                lines, rest = [*lines, rest], b""
-            for line in lines:
-                self._say(line.decode(errors="replace"), error)
-        if rest:
-            self._say(rest.decode(errors="replace"), error)
+    def _on_stdout(self, line: str) -> None:
+        self._up |= line.startswith(MARK)
+        self._say(line, error=False)
 
-    def _say(self, line: str, error: bool) -> None:
-        self._up |= not error and line.startswith(MARK)
+    def _on_stderr(self, line: str) -> None:
+        self._say(line, error=True)
+
+    def _say(self, line: str, *, error: bool) -> None:
         self._number += 1
         self._news.append(Said(self._number, error, line))
         self._changed.set()

@@ -29,7 +29,7 @@ from farkernel.provisioners.errors import FarkernelError, NotImpersonated, Start
 from farkernel.provisioners.job import Job, LocalJob, SlurmJob
 from farkernel.provisioners.life import Phase
 from farkernel.provisioners.places import unusable
-from farkernel.provisioners.request import Request, check_process_proxy
+from farkernel.provisioners.request import check_process_proxy
 from farkernel.provisioners.restarts import Restarts
 from farkernel.provisioners.session import Session
 from farkernel.provisioners.start import Start, begin, command, new_session, prepare
@@ -52,6 +52,8 @@ class FarkernelProcessProxy(BaseProcessProxyABC):
     Enterprise Gateway calls all but `launch_process` from its event loop, and waits for none of it: they only tell the
     background loop what to do, and `poll` reads memory.
     """
+
+    _job_type: type[Job]
 
     def __init__(self, kernel_manager: Any, proxy_config: dict[str, Any]) -> None:
         ip = kernel_manager.ip
@@ -127,15 +129,11 @@ class FarkernelProcessProxy(BaseProcessProxyABC):
                 start,
                 kernel_id=self.kernel_id,
                 signing=self.kernel_manager.session,
-                job=self._job,
+                job=self._job_type,
                 on_status=lambda text: None,
                 log=self.log,
             )
         return self._kept.session
-
-    def _job(self, request: Request, **details: Any) -> Job:
-        """Return a job of this proxy's kind; `details` are the arguments of `Job`."""
-        raise NotImplementedError
 
     async def _connect(self, info: dict[str, Any]) -> None:
         """Tell Enterprise Gateway where the front is: it has written a connection file before there was one."""
@@ -255,12 +253,10 @@ def _working_directory(client: Mapping[str, str], server: Mapping[str, str]) -> 
 class SlurmProcessProxy(FarkernelProcessProxy):
     """Runs the kernel on a compute node, in a job of Slurm."""
 
-    def _job(self, request: Request, **details: Any) -> Job:
-        return SlurmJob(request, **details)
+    _job_type = SlurmJob
 
 
 class LocalProcessProxy(FarkernelProcessProxy):
     """Runs the kernel on this machine, by the same launcher and the same link."""
 
-    def _job(self, request: Request, **details: Any) -> Job:
-        return LocalJob(request, **details)
+    _job_type = LocalJob

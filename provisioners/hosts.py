@@ -6,19 +6,16 @@ import asyncio
 import contextlib
 import os
 import signal
-from asyncio import StreamReader
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from farkernel.launcher.lines import each_line
 from farkernel.launcher.reach import try_address, with_port
 from farkernel.provisioners import process
 from farkernel.provisioners.process import GRACE, Finished
 
 OnLine = Callable[[str], None]
-
-_LONGEST_LINE = 2**15
-"""Bytes after which a line counts as ended: whatever prints it must not fill the memory."""
 
 
 class Program(Protocol):
@@ -152,8 +149,8 @@ class LocalProgram:
         assert child.stderr
         loop = asyncio.get_running_loop()
         readers = [
-            loop.create_task(_each_line(child.stdout, on_stdout)),
-            loop.create_task(_each_line(child.stderr, on_stderr)),
+            loop.create_task(each_line(child.stdout, on_stdout)),
+            loop.create_task(each_line(child.stderr, on_stderr)),
         ]
         self._following = loop.create_task(self._follow(readers))
 
@@ -192,15 +189,3 @@ class LocalProgram:
         with contextlib.suppress(TimeoutError):
             # A grandchild may hold the pipes open.
             await asyncio.wait_for(asyncio.gather(*readers, return_exceptions=True), 1.0)
-
-
-async def _each_line(stream: StreamReader, on_line: OnLine) -> None:
-    rest = b""
-    while data := await stream.read(65536):
-        *lines, rest = (rest + data).split(b"\n")
-        if len(rest) > _LONGEST_LINE:
-            lines, rest = [*lines, rest], b""
-        for line in lines:
-            on_line(line.decode(errors="replace"))
-    if rest:
-        on_line(rest.decode(errors="replace"))

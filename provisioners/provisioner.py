@@ -27,7 +27,6 @@ from farkernel.provisioners.jupyter_version import too_old
 from farkernel.provisioners.life import Phase
 from farkernel.provisioners.places import unusable
 from farkernel.provisioners.progress import Progress
-from farkernel.provisioners.request import Request
 from farkernel.provisioners.restarts import Restarts
 from farkernel.provisioners.session import Session
 from farkernel.provisioners.start import Start, begin, command, new_session, prepare
@@ -35,6 +34,8 @@ from farkernel.provisioners.start import Start, begin, command, new_session, pre
 
 class FarkernelProvisioner(KernelProvisionerBase):
     """What both provisioners share: everything but where the launcher runs."""
+
+    _job_type: type[Job]
 
     def __init__(self, **kwargs: Any) -> None:
         # The config is checked as a whole, against our own model: traitlets would let unknown keys pass.
@@ -123,15 +124,11 @@ class FarkernelProvisioner(KernelProvisionerBase):
                 start,
                 kernel_id=self.kernel_id or secrets.token_hex(16),
                 signing=self.parent.session,
-                job=self._job,
+                job=self._job_type,
                 on_status=self._progress.show,
                 log=self.log,
             )
         return self._session
-
-    def _job(self, request: Request, **details: Any) -> Job:
-        """Return a job of this provisioner's kind; `details` are the arguments of `Job`."""
-        raise NotImplementedError
 
     # ---- running ----
 
@@ -186,12 +183,10 @@ class FarkernelProvisioner(KernelProvisionerBase):
 class SlurmProvisioner(FarkernelProvisioner):
     """Runs the kernel on a compute node, in a job of Slurm."""
 
-    def _job(self, request: Request, **details: Any) -> Job:
-        return SlurmJob(request, **details)
+    _job_type = SlurmJob
 
 
 class LocalProvisioner(FarkernelProvisioner):
     """Runs the kernel on this machine, by the same launcher and the same link."""
 
-    def _job(self, request: Request, **details: Any) -> Job:
-        return LocalJob(request, **details)
+    _job_type = LocalJob
