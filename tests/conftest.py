@@ -7,6 +7,7 @@ from hypothesis import settings
 
 from tests import gateway_python as environment
 
+pytest.register_assert_rewrite("tests.gateways")
 pytest_plugins = ("tests.cluster.plugin",)
 
 # No test asserts a time; and what fails is to fail for who has changed something, each time.

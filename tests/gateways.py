@@ -108,6 +108,18 @@ def _wait_for(gateway: Gateway) -> None:
     pytest.fail("the gateway has ended")
 
 
+def assert_worked(saw: Mapping[str, Any]) -> None:
+    """Look at what the story `work` of `tests.slurm.gateway_laptop` has shown, whichever gateway it went by."""
+    assert saw["asked"] == "hello alice\n"
+    assert saw["interrupted"] == ["KeyboardInterrupt: "]
+    assert saw["kept"] == "1\n"
+    assert saw["lost"] == ["NameError: name 'x' is not defined"]
+    job, job_after_restart = saw["jobs"]
+    assert job.isdecimal()
+    assert job_after_restart == job
+    assert saw["left"] == []
+
+
 class Client:
     """Somebody who uses a gateway by its REST interface and its websockets.
 

@@ -10,7 +10,7 @@ from tornado.httpclient import HTTPClientError
 from tests import gateways
 from tests.cluster import Site
 from tests.cluster.image import MARK
-from tests.gateways import Client, Gateway
+from tests.gateways import Client, Gateway, assert_worked
 from tests.slurm.helpers import Specs, all_jobs, eventually, jobs, slurm
 from tests.slurm.squeue import Occupation
 from tests.slurm.test_gateway import ADDRESS, on_laptop
@@ -36,14 +36,7 @@ async def test_a_laptops_lab_works_in_an_image_on_the_cluster(cluster: Site, gat
     assert saw["name"] == "Cori KNL (Shifter)"
     assert saw["where"].startswith("nid023")
     assert saw["marked"] == "True\n"
-    assert saw["asked"] == "hello alice\n"
-    assert saw["interrupted"] == ["KeyboardInterrupt: "]
-    assert saw["kept"] == "1\n"
-    assert saw["lost"] == ["NameError: name 'x' is not defined"]
-    job, job_after_restart = saw["jobs"]
-    assert job.isdecimal()
-    assert job_after_restart == job
-    assert saw["left"] == []
+    assert_worked(saw)
     assert jobs() == []
 
 

@@ -15,7 +15,7 @@ import pytest
 from tests.cluster import Site
 from tests.cluster.shifter import images
 from tests.cluster.site import LOGIN
-from tests.gateways import tunnel
+from tests.gateways import assert_worked, tunnel
 from tests.slurm import gateway_laptop
 from tests.slurm.helpers import PATIENCE, Specs, eventually, jobs
 
@@ -53,14 +53,7 @@ async def test_a_lab_works_with_a_kernel_in_an_image_through_the_socket(told: di
     assert process.returncode == 0, errors.decode()
     saw = json.loads(output)
     assert re.fullmatch(r"nid023\d\d\n", saw["where"])
-    assert saw["asked"] == "hello alice\n"
-    assert saw["interrupted"] == ["KeyboardInterrupt: "]
-    assert saw["kept"] == "1\n"
-    assert saw["lost"] == ["NameError: name 'x' is not defined"]
-    job, job_after_restart = saw["jobs"]
-    assert job.isdecimal()
-    assert job_after_restart == job
-    assert saw["left"] == []
+    assert_worked(saw)
     await eventually(lambda: not jobs())
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests import gateways
 from tests.cluster import Site
 from tests.cluster.site import HOSTS, LOGIN
-from tests.gateways import Gateway
+from tests.gateways import Gateway, assert_worked
 from tests.slurm import gateway_laptop
 from tests.slurm.helpers import PATIENCE, Specs, eventually, jobs
 from tests.slurm.squeue import Occupation
@@ -54,14 +54,7 @@ async def test_a_laptops_lab_works_with_the_clusters_kernel(cluster: Site, gatew
     assert "<svg" in logo
     assert re.fullmatch(r"nid023\d\d\n", saw["where"])
     assert saw["prompts"] == ["who? "]
-    assert saw["asked"] == "hello alice\n"
-    assert saw["interrupted"] == ["KeyboardInterrupt: "]
-    assert saw["kept"] == "1\n"
-    assert saw["lost"] == ["NameError: name 'x' is not defined"]
-    job, job_after_restart = saw["jobs"]
-    assert job.isdecimal()
-    assert job_after_restart == job
-    assert saw["left"] == []
+    assert_worked(saw)
     await eventually(lambda: not jobs())
 
 

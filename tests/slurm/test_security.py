@@ -111,6 +111,27 @@ class Scene:
         """Have bob try something, on a node from inside his job."""
         return await self._attempt("bob", host, self.bobs_job, attempt, request)
 
+    async def bob_is_kept_out(self, host: str, address: str, port: int, server_key: str, door: dict[str, Any]) -> None:
+        """Have bob try a port of the link from a host: by a key of his own, by none, and with garbage.
+
+        :param door: how the one who belongs there knocks
+        """
+        public, secret = (key.decode() for key in zmq.curve_keypair())
+        bobs = {"server": server_key, "public": public, "secret": secret}
+        doors = [{**door, "curve": bobs}, door, {"endpoint": door["endpoint"], "kind": "SUB"}]
+        tried = await self.bob(host, "knock_all", doors=doors)
+        for got in tried["doors"]:
+            assert got["received"] == []
+            assert "HANDSHAKE_SUCCEEDED" not in got["seen"]
+        assert "CONNECTED" in tried["doors"][0]["seen"]
+        assert "HANDSHAKE_FAILED_AUTH" in tried["doors"][0]["seen"]
+        for said in ["", "\r\n", *GARBAGE]:
+            got = await self.bob(host, "speak", address=address, port=port, said=said)
+            assert not got["refused"]
+            # ZMTP's greeting, which says the mechanism
+            assert len(got["heard"]) <= 64
+            assert got["heard"].replace("\0", "") in "\xff\x01\x7f\x03\x01CURVE"
+
     async def alice(self, host: str, attempt: str, **request: Any) -> Any:
         """Have alice do the same."""
         return await self._attempt("alice", host, self.job, attempt, request)
@@ -239,8 +260,6 @@ async def test_the_launchers_port_lets_nobody_else_in(scenes: Scenes, from_login
     async with scenes() as scene:
         host = LOGIN if from_login else scene.node
         endpoint = f"tcp://{scene.node}:{scene.port}"
-        public, secret = (key.decode() for key in zmq.curve_keypair())
-        bobs = {"server": scene.server_key, "public": public, "secret": secret}
         # sorts after the link's own connection and before its next one: were it let in, it would take the link over
         identity = f"{scene._link_end._socket.socket.routing_id.decode()}5"
         hello = _HEADER.pack(Kind.HELLO, 0, 0, 99, 0, 0).decode("latin-1")
@@ -248,20 +267,7 @@ async def test_the_launchers_port_lets_nobody_else_in(scenes: Scenes, from_login
         printing = scene.client.send(PRINTS)
         await printing.prints("private words")
 
-        tried = await scene.bob(
-            host, "knock_all", doors=[{**door, "curve": bobs}, door, {"endpoint": endpoint, "kind": "SUB"}]
-        )
-        for got in tried["doors"]:
-            assert got["received"] == []
-            assert "HANDSHAKE_SUCCEEDED" not in got["seen"]
-        assert "CONNECTED" in tried["doors"][0]["seen"]
-        assert "HANDSHAKE_FAILED_AUTH" in tried["doors"][0]["seen"]
-        for said in ["", "\r\n", *GARBAGE]:
-            got = await scene.bob(host, "speak", address=scene.node, port=scene.port, said=said)
-            assert not got["refused"]
-            # ZMTP's greeting, which says the mechanism
-            assert len(got["heard"]) <= 64
-            assert got["heard"].replace("\0", "") in "\xff\x01\x7f\x03\x01CURVE"
+        await scene.bob_is_kept_out(host, scene.node, scene.port, scene.server_key, door)
         assert scene._link_end.link.epoch == 1
 
         own = {**scene.client_keys, "server": scene.server_key}
@@ -279,8 +285,6 @@ async def test_the_login_sides_port_lets_nobody_else_in(scenes: Scenes, from_log
     async with scenes(config={"launcher": {"connect": "login"}}) as scene:
         server = scene._link_end
         endpoint = f"tcp://{LOGIN}:{server.port}"
-        public, secret = (key.decode() for key in zmq.curve_keypair())
-        bobs = {"server": server.public_key, "public": public, "secret": secret}
         # sorts after the launcher's own connection and before its next one: were it let in, it would take the link over
         identity = f"{server._peer.decode()}5"
         knock = _HEADER.pack(Kind.KNOCK, 0, 0, 0, 0, 0).decode("latin-1")
@@ -289,18 +293,7 @@ async def test_the_login_sides_port_lets_nobody_else_in(scenes: Scenes, from_log
         await printing.prints("private words")
 
         host = LOGIN if from_login else scene.node
-        tried = await scene.bob(
-            host, "knock_all", doors=[{**door, "curve": bobs}, door, {"endpoint": endpoint, "kind": "SUB"}]
-        )
-        for got in tried["doors"]:
-            assert got["received"] == []
-            assert "HANDSHAKE_SUCCEEDED" not in got["seen"]
-        assert "CONNECTED" in tried["doors"][0]["seen"]
-        assert "HANDSHAKE_FAILED_AUTH" in tried["doors"][0]["seen"]
-        for said in ["", "\r\n", *GARBAGE]:
-            got = await scene.bob(host, "speak", address=LOGIN, port=server.port, said=said)
-            assert not got["refused"]
-            assert got["heard"].replace("\0", "") in "\xff\x01\x7f\x03\x01CURVE"
+        await scene.bob_is_kept_out(host, LOGIN, server.port, server.public_key, door)
         assert server.link.epoch == 1
         assert server._peer.decode() == identity[:-1]
         await scene.manager.interrupt_kernel()
