@@ -48,13 +48,6 @@ _FLUSH = 0.005
 _HELD = 256 * 2**20
 """Bytes of iopub that are kept while the link is full; beyond that output is dropped, and counted."""
 
-_PATIENCE = {"stream": 1, "display_data": 1, "update_display_data": 1, "execute_result": 1, "": 1, "status": 3}
-"""How often as much is kept before a message of a type is dropped; twice as much for those that are not named.
-
-Without its states a cell would run for ever, and a widget go wrong without its messages. All the requests that a kernel
-may have (two states for each) need less: only one that says nothing else for ever loses a state.
-"""
-
 _REPLIES = 64 * 2**20
 """Bytes on the other channels that a full link takes all the same; what follows is left with the kernel."""
 
@@ -196,8 +189,8 @@ class Kernel:
         if not self.process.output.closed:
             self._loop.remove_reader(self.process.output.fileno())
             self.process.output.close()
-        self._sockets[Channel.IOPUB].socket.disable_monitor()
-        for socket in (self._line, *self._sockets.values()):
+        self._watch_no_line()
+        for socket in self._sockets.values():
             socket.close()
         self.process.remove()
 
@@ -231,8 +224,13 @@ class Kernel:
         monitor.linger = 0
         return LoopSocket(self._loop, monitor, self._on_hung_up)
 
-    def _on_hung_up(self, _: list[Any]) -> None:
+    def _watch_no_line(self) -> None:
+        # libzmq's thread would wait for ever to tell a monitor that is closed (socket_base.cpp): all links stand still.
+        self._sockets[Channel.IOPUB].socket.disable_monitor()
         self._line.close()
+
+    def _on_hung_up(self, _: list[Any]) -> None:
+        self._watch_no_line()
         if self._exit_code is not None:
             self._end_in(_FLUSH)
 
@@ -243,7 +241,8 @@ class Kernel:
         elif self._losses.passed(channel, frames):
             pass
         elif channel == Channel.IOPUB:
-            self._publish(frames)
+            if self._ready or not _is_welcome(frames):
+                self._publish(frames)
         else:
             self._forward(channel, frames)
             if self._holding:
@@ -256,11 +255,9 @@ class Kernel:
             self._forward(Channel.IOPUB, frames)
 
     def _hold(self, frames: Frames) -> None:
-        if self._held_bytes > _HELD:
-            message = wire.parse(frames)
-            if self._held_bytes > _PATIENCE.get(message.type if message else "", 2) * _HELD:
-                self._dropped += 1
-                return
+        if self._held_bytes > _HELD and self._held_bytes > wire.patience(wire.parse(frames)) * _HELD:
+            self._dropped += 1
+            return
         self._held.append(frames)
         self._held_bytes += size(frames)
 
@@ -307,6 +304,15 @@ class Kernel:
             self._loop.remove_reader(self.process.output.fileno())
         elif data and not self._holding:  # its end is kept all the same, for the report of the kernel's own end
             self._report(KernelLog(*self._ids, data.decode(errors="replace")))
+
+
+def _is_welcome(frames: list[Any]) -> bool:
+    """Whether a kernel says that our own subscription has arrived (JEP 65).
+
+    That is not for clients: xeus says it with a null for a parent, which nbclient and jupyter_console do not survive.
+    """
+    message = wire.parse(frames)
+    return message is not None and message.type == "iopub_welcome"
 
 
 class _Probe:

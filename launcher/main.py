@@ -12,7 +12,7 @@ import pathlib
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 from farkernel.launcher import node
 from farkernel.launcher.private import PrivateDirectory
@@ -69,10 +69,13 @@ def start_kernel(order: StartKernel, base: pathlib.Path) -> KernelProcess | Kern
 
 def main(stdin: BinaryIO) -> int:
     """Run the launcher with what is left of its standard input; return the exit code."""
-    code = run(stdin)
+    return _end_job(run(stdin))
+
+
+def _end_job(code: int) -> int:
+    """End the job of a launcher that nobody has dismissed: one whose srun was killed outlives its only step."""
     job_id = os.environ.get("SLURM_JOB_ID")
-    if code == UNDISMISSED and job_id:
-        # A job whose srun was killed stays when its only step has ended. This ends us too: nothing may follow.
+    if code == UNDISMISSED and job_id:  # this ends us too: nothing may follow
         with contextlib.suppress(OSError):
             # no shell wanted; sites install it where they like
             os.execvpe("scancel", ["scancel", job_id], _without_filters(os.environ))  # noqa: S606
@@ -90,9 +93,18 @@ def block_signals() -> None:
 
 
 class _Leaving:
-    """What the signals that end a launcher do before its loop takes care of them: a start may be cancelled early."""
+    """Tidies up; until the loop takes care of the signals that end a launcher, as soon as one comes.
+
+    A handler that raises would not do: Python ignores what is raised in a callback of a weak reference, and imports
+    have many.
+
+    :ivar base: the launcher's directory
+    :ivar kernel: the kernel that was started
+    """
 
     def __init__(self) -> None:
+        self.base: PrivateDirectory | None = None
+        self.kernel: KernelProcess | KernelRefused | None = None
         self._code: int | None = None
         self._held = False
         for signum in _ENDINGS:
@@ -100,18 +112,30 @@ class _Leaving:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Leave afterwards only: a process that is just being started would not be known."""
+        """Leave afterwards only: what is just being made would not be known."""
         self._held = True
         yield
         self._held = False
         if self._code is not None:
-            sys.exit(self._code)
+            self._leave(self._code)
+
+    def tidy_up(self) -> None:
+        """End the kernel, and remove the directory."""
+        if isinstance(self.kernel, KernelProcess) and self.kernel.poll() is None:
+            with contextlib.suppress(PermissionError):  # of a job Slurm ends it
+                self.kernel.signal(signal.SIGKILL)
+        if self.base:
+            self.base.remove()
 
     def _on_signal(self, signum: int, _frame: object) -> None:
         block_signals()
         self._code = UNDISMISSED if signum == signal.SIGUSR2 else 0
         if not self._held:
-            sys.exit(self._code)
+            self._leave(self._code)
+
+    def _leave(self, code: int) -> NoReturn:
+        self.tidy_up()
+        os._exit(_end_job(code))
 
 
 def run(stdin: BinaryIO) -> int:
@@ -125,34 +149,31 @@ def run(stdin: BinaryIO) -> int:
         return 1
     # Never below /run/user: that does not exist inside a container.
     place = setup.directory or "/tmp"  # noqa: S108
+    leaving = _Leaving()
     try:
-        base = PrivateDirectory(pathlib.Path(place), "1000.1000/k-5")
+        with leaving.held():
+            # `KernelProcess` says why so short
+            leaving.base = base = PrivateDirectory(pathlib.Path(place), "1000.1000-5", letters=3)
     except (OSError, ValueError) as error:
         say(Failed(f"{UNUSABLE}{place}: {getattr(error, 'strerror', None) or error}"))
         return 1
-    kernel, code, problem = None, 1, ""
-    leaving = _Leaving()
+    code, problem = 1, ""
     try:
         # The kernel's process is started before ZeroMQ and asyncio are imported, which takes a tenth as long
         # as its own start does.
         with leaving.held():
-            kernel = start_kernel(order, base.path) if order else None
+            leaving.kernel = start_kernel(order, base.path) if order else None
         from farkernel.launcher.serve import serve  # noqa: PLC0415
 
-        code = serve(setup, kernel, base.path, stdin)
+        code = serve(setup, leaving.kernel, base.path, stdin)
     except ImportError as error:
         problem = f"no pyzmq: {sys.executable} cannot import it: {error}"
     except CannotListen as error:
         problem = f"cannot listen on the node: {error}"
     except CannotConnect as error:
         problem = f"{CUT_OFF}{error}"
-    except SystemExit as early:
-        code = int(early.code or 0)
     finally:
-        if isinstance(kernel, KernelProcess) and kernel.poll() is None:
-            with contextlib.suppress(PermissionError):  # of a job Slurm ends it
-                kernel.signal(signal.SIGKILL)
-        base.remove()
+        leaving.tidy_up()
     if problem:  # said when all is tidy: the login side ends a launcher that has failed
         say(Failed(problem))
     return code

@@ -35,6 +35,9 @@ _PID_FILE = "pid"
 class KernelProcess:
     """The process of one start of a kernel, its private directory and connection file.
 
+    Its sockets are `<directory>-<channel>`. xeus, which many kernels in C++ are made with, has room for an endpoint of
+    31 bytes (`get_socket_port` in xeus-zmq's xmiddleware.cpp): "ipc:///tmp/farkernel-abc/1.99-5" is one.
+
     :param order: what to start
     :param base: the launcher's 0700 directory
     :param env: the environment that the order's variables go on top of
@@ -146,6 +149,8 @@ class KernelProcess:
                     start_new_session=True,
                 )
         shutil.rmtree(self.directory, ignore_errors=True)
+        for path in self.directory.parent.glob(f"{self.directory.name}-*"):
+            path.unlink(missing_ok=True)
 
     def removed(self) -> bool:
         """Whether nothing is left of it: the cleanup command has ended too."""
@@ -171,7 +176,7 @@ class KernelProcess:
     def _connection_info(self) -> dict[str, str | int]:
         order = self.order
         if order.transport == "ipc":
-            ip, ports = str(self.directory / "k"), [int(channel) for channel in PORT_NAMES]
+            ip, ports = str(self.directory), [int(channel) for channel in PORT_NAMES]
         else:
             ip, ports = "127.0.0.1", _free_ports(len(PORT_NAMES))
         return {

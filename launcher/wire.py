@@ -84,6 +84,18 @@ def _header(frame: Any) -> Any:
     return json.loads(bytes(frame))
 
 
+_PATIENCE = {"stream": 1, "display_data": 1, "update_display_data": 1, "execute_result": 1, "": 1, "status": 3}
+
+
+def patience(message: Message | None) -> int:
+    """Return how often as much as of mere output may be kept before a message of iopub is dropped.
+
+    Without its states a cell would run for ever, and a widget go wrong without its messages. All the requests that a
+    kernel may have (two states for each) need less: only one that says nothing else for ever loses a state.
+    """
+    return _PATIENCE.get(message.type if message else "", 2)
+
+
 def text(header: dict[str, Any], name: str) -> str:
     """Return a header's field; empty if it is not there, or no text."""
     value = header.get(name)

@@ -25,17 +25,26 @@ HELD = 2**20
 
 # Answers the launcher's question; then says on a channel a number of messages of a type, when it is told to.
 TALKING = textwrap.dedent("""
-    import json, sys, zmq
+    import json, sys, time, zmq
     info = json.load(open(sys.argv[-1]))
     context = zmq.Context()
     sockets = {}
-    for name, kind in ("shell", zmq.ROUTER), ("control", zmq.ROUTER), ("stdin", zmq.ROUTER), ("iopub", zmq.PUB):
+    def bind(name, kind):
         sockets[name] = context.socket(kind)
         sockets[name].sndhwm = 0
+        if kind == zmq.ROUTER:
+            sockets[name].router_mandatory = 1
         sockets[name].bind(f"ipc://{info['ip']}-{info[name + '_port']}")
+    for name, kind in ("shell", zmq.ROUTER), ("control", zmq.ROUTER), ("stdin", zmq.ROUTER), ("iopub", zmq.PUB):
+        bind(name, kind)
     def send(name, to, kind, parent, content):
         header = json.dumps({"msg_id": "1", "msg_type": kind}).encode()
-        sockets[name].send_multipart([to, b"<IDS|MSG>", b"", header, parent, b"{}", json.dumps(content).encode()])
+        frames = [to, b"<IDS|MSG>", b"", header, parent, b"{}", json.dumps(content).encode()]
+        while True:
+            try:
+                return sockets[name].send_multipart(frames)
+            except zmq.ZMQError:  # stdin's connection may be later than the others
+                time.sleep(0.001)
     while True:
         for name in "shell", "control":
             if not sockets[name].poll(5):
@@ -47,6 +56,12 @@ TALKING = textwrap.dedent("""
                 for state in "busy", "idle":
                     send("iopub", b"", "status", parent, {"execution_state": state})
                 send(name, frames[0], "kernel_info_reply", parent, {})
+            elif kind == "hang_up":
+                for _ in range(content["count"]):
+                    sockets["iopub"].close(0)
+                    bind("iopub", zmq.XPUB)
+                    sockets["iopub"].recv()  # somebody has subscribed again
+                send("control", frames[0], "done", b"{}", {})
             else:
                 for number in range(content["count"]):
                     send(content["on"], frames[0], kind, b"{}", {"number": number, "rest": "x" * content["length"]})
@@ -156,3 +171,14 @@ def test_replies_without_end_while_the_link_is_full_stay_with_the_kernel_and_non
             assert one.dropped() == 0
 
     asyncio.run(reply())
+
+
+def test_a_connection_that_breaks_more_than_once_does_not_stop_the_launcher(short: pathlib.Path) -> None:
+    """A kernel that is killed may still accept a connection after it has lost one."""
+
+    async def hang_up() -> None:
+        async with talking(short) as one:
+            one.say("hang_up", "iopub", count=3)
+            await until(lambda: "done" in one.types(Channel.CONTROL))
+
+    asyncio.run(hang_up())

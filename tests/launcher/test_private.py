@@ -129,9 +129,29 @@ def test_a_path_that_is_too_long_for_a_socket_is_refused(base: pathlib.Path) -> 
     deep.mkdir()
 
     with pytest.raises(OSError, match=r"too long: a unix socket below it would have 1\d\d bytes .* 107 are possible"):
-        PrivateDirectory(deep, "1000.1000/k-5")
+        PrivateDirectory(deep, "1000.1000-5")
 
     assert list(deep.iterdir()) == []
+
+
+def test_a_name_that_is_taken_is_not_used(base: pathlib.Path) -> None:
+    held = [PrivateDirectory(base, "x", letters=1) for _ in range(8)]
+
+    assert len({directory.path for directory in held}) == 8
+    for directory in held:
+        directory.remove()
+
+
+def test_somebody_who_takes_all_short_names_keeps_nobody_out(base: pathlib.Path) -> None:
+    for letter in "abcdefghijklmnopqrstuvwxyz234567":
+        (base / f"farkernel-{letter}").touch()
+
+    directory = PrivateDirectory(base, "x", letters=1)
+
+    assert len(directory.path.name) == len("farkernel-abcdefgh")
+    assert stat.S_IMODE(directory.path.stat().st_mode) == 0o700
+    directory.remove()
+    assert len(list(base.iterdir())) == 32  # and what is the other's stays
 
 
 def test_a_directory_that_does_not_exist_is_named(base: pathlib.Path) -> None:

@@ -118,7 +118,16 @@ def test_the_connection_file_is_the_users_alone(start: Start, base: pathlib.Path
         "hb_port": 5,
     }
     assert info["key"] == "a-secret-key"
-    assert pathlib.Path(info["ip"]).parent == file.parent
+    assert pathlib.Path(info["ip"]) == file.parent
+
+
+def test_its_sockets_go_with_it(start: Start, base: pathlib.Path) -> None:
+    process = start("true")
+    for port in range(1, 6):
+        (base / f"{process.directory.name}-{port}").touch()
+
+    process.remove()
+    assert list(base.iterdir()) == []
 
 
 def test_a_second_start_has_a_directory_of_its_own(start: Start, base: pathlib.Path) -> None:
