@@ -166,8 +166,11 @@ class Losses:
             self._numbers.unsent += 1
         kind = wire.text(header, "msg_type")
         _note(self._with_idle, kind, None)
-        if kind.endswith("_request") and request not in self._sent:
-            self._numbers.others += 1  # of a client that has not come by here: its reply went there
+        if request not in self._sent:
+            # Of a client that has not come by here: its reply went there.
+            self._numbers.others += kind.endswith("_request")
+        elif request not in self._replied:
+            self._numbers.late.add(request)
         before = itertools.takewhile(lambda other: other != request, self._replied)
         # Of an older request that has no idle yet, it is not known where its output ends.
         if cell and self._numbers.surely and not any(self._awaits_idle(self._replied[other]) for other in before):
@@ -184,6 +187,7 @@ class Losses:
             question.replied = now
             self._conclude(request, question)
             return True
+        self._numbers.late.discard(request)
         state = self._states.pop(request, "")
         if state != "idle" and _is_small(message.parent):
             lane = _lane(channel, message.parent)

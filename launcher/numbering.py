@@ -11,7 +11,7 @@ for themselves: their output hides as many losses. Kernels with other ids never 
 from __future__ import annotations
 
 MARGIN = 8
-"""Numbers that may be missing for other reasons: replies still on their way, what a hook of IPython has swallowed."""
+"""Numbers that may be missing for other reasons, such as what a hook of IPython has swallowed."""
 
 QUEUE = 1000
 """Messages in a kernel's queue (ZMQ_SNDHWM's default); fewer cannot have filled it."""
@@ -25,12 +25,14 @@ class Numbers:
 
     :ivar published: messages on iopub, to be counted by whoever receives them
     :ivar others: messages on the other sockets, the same
+    :ivar late: requests that have their idle and no reply yet: it is numbered, and on its way on another socket
     :ivar unsent: messages that the kernel may have numbered and not sent since what was missing was told: one a cell
     """
 
     def __init__(self) -> None:
         self.published = 0
         self.others = 0
+        self.late: set[str] = set()
         self.unsent = 0
         self._session = ""
         self._last = 0
@@ -62,15 +64,20 @@ class Numbers:
         """How many have not come; less than none if what came on another socket has overtaken."""
         if self.published - self._at_rest < QUEUE:
             return 0
-        # A reply that has come since the last state may have a number from before it.
-        return self._missing - (self.others - self._others_counted)
+        return self._missing - self._elsewhere
+
+    @property
+    def _elsewhere(self) -> int:
+        """Replies with numbers from before the last state: those that have come since it, and those that will."""
+        return self.others - self._others_counted + len(self.late)
 
     def told(self) -> None:
         """Begin to count anew: what is missing has been told."""
-        self._missing = self.others - self._others_counted
+        self._missing = self._elsewhere
         self.unsent = 0
 
     def rest(self) -> None:
-        """Nothing has come for a while: the kernel's queue is empty."""
+        """Nothing has come for a while: the kernel's queue is empty, and replies that have not come will not."""
+        self.late.clear()
         self.told()
         self._at_rest = self.published

@@ -1,6 +1,7 @@
 """A kernel that does what its cells say, word by word, to be run with a connection file.
 
 - `busy`, `idle`, `reply`, `stream:<count>`: sends that
+- `owe`: numbers a reply; `pay`: sends those that were owed
 - `drop:<count>`: numbers messages that never arrive
 - `wait`: until there is another request on shell; `next`: does that one before what follows here
 - `thread`: prints something as the cell that was first
@@ -43,6 +44,7 @@ class Kernel:
             socket.bind(f"{info['transport']}://{info['ip']}-{info[f'{name}_port']}")
         self._held = False
         self._first: Any = None
+        self._owed: list[tuple[Any, list[bytes]]] = []
 
     def run(self) -> None:
         """Take requests for ever."""
@@ -62,9 +64,14 @@ class Kernel:
             self._first = self._first or request
         for word in request["content"].get("code", USUAL).split():
             name, _, count = word.partition(":")
-            if name == "reply":
+            if name in {"reply", "owe"}:
                 kind = request["msg_type"].replace("_request", "_reply")
-                self._session.send(socket, kind, {"status": "ok"}, parent=request, ident=identities)
+                reply = self._session.msg(kind, {"status": "ok"}, parent=request)
+                self._owed.append((socket, self._session.serialize(reply, identities)))
+            if name in {"reply", "pay"}:
+                for where, frames in self._owed:
+                    where.send_multipart(frames)
+                self._owed.clear()
             elif name in {"busy", "idle"}:
                 self._publish("status", {"execution_state": name}, request)
             elif name in {"stream", "big"}:

@@ -17,6 +17,7 @@ import zmq
 from jupyter_client.session import Session
 
 from farkernel.launcher import wire
+from farkernel.launcher.numbering import MARGIN
 from farkernel.launcher.protocol import Channel, KernelEnded, KernelReady, StartKernel
 from tests.launcher.ends import until
 from tests.launcher.launched import KEY, Launched, command, ipykernel
@@ -108,6 +109,26 @@ def test_output_that_is_lost_before_an_idle_is_told_before_it(short: pathlib.Pat
             (text,) = said(launched, request)
             assert 500 <= count(text) <= 501  # its reply may be on its way
             assert order_of(launched, request) == ["stream", "status"]
+
+    asyncio.run(use())
+
+
+def test_replies_that_are_late_are_not_missing(short: pathlib.Path) -> None:
+    """A launcher that was not let run finds the output of many short cells before it looks for their replies."""
+
+    async def use() -> None:
+        async with started(short) as launched:
+            cells = [launched.execute(f"busy {BURST} reply idle")]
+            await is_idle(launched, cells[-1])
+            # IPython may number a result that it does not send
+            cells += [launched.execute("busy drop:1 owe idle") for _ in range(30)]
+            await is_idle(launched, cells[-1])
+            cells.append(launched.execute("busy owe pay idle"))
+            await is_idle(launched, cells[-1])
+            assert [said(launched, cell) for cell in cells] == [[] for _ in cells]
+            lossy_cell = launched.execute(f"busy drop:{MARGIN + len(cells) + 3} reply idle")
+            await is_idle(launched, lossy_cell)
+            assert len(said(launched, lossy_cell)) == 1
 
     asyncio.run(use())
 
@@ -299,7 +320,10 @@ def test_results_that_are_not_published_are_not_missing(short: pathlib.Path) -> 
 
     async def use() -> None:
         async with started(short, ipykernel()) as launched:
-            cells = [launched.execute(f"{quiet}{prints.format(1200)}Quiet()")]
+            cells = []
+            for _ in range(12):  # so few at a time that none is dropped on a machine with much to do
+                cells.append(launched.execute(f"{quiet}{prints.format(100)}Quiet()"))
+                await is_idle(launched, cells[-1])
             # more of them than replies may be late
             cells += [launched.execute("Quiet()") for _ in range(20)]
             await is_idle(launched, cells[-1])

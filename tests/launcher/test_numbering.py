@@ -68,6 +68,31 @@ def test_a_reply_that_comes_before_its_time_hides_nothing_for_long(kernel: Kerne
     assert kernel.numbers.missing == 5  # one of the six is that reply
 
 
+def test_a_reply_that_is_known_to_be_late_is_not_missing_and_hides_nothing(kernel: Kernel) -> None:
+    kernel.publish(QUEUE)
+    kernel.number += 2
+    kernel.numbers.late |= {"one", "two"}
+    kernel.publish()
+    assert kernel.numbers.missing == 0
+    kernel.numbers.told()
+    for request in ("one", "two"):
+        kernel.numbers.late.discard(request)
+        kernel.numbers.others += 1
+        assert kernel.numbers.missing == 0
+    kernel.number += 3
+    kernel.publish()
+    assert kernel.numbers.missing == 3
+
+
+def test_a_reply_that_never_comes_hides_nothing_once_the_kernel_was_quiet(kernel: Kernel) -> None:
+    kernel.numbers.late.add("one")
+    kernel.numbers.rest()
+    kernel.publish(QUEUE)
+    kernel.number += 2
+    kernel.publish()
+    assert kernel.numbers.missing == 2
+
+
 def test_what_did_not_fill_a_queue_was_not_dropped_there(kernel: Kernel) -> None:
     """The kernel has numbered it and not sent it."""
     kernel.number += 5
