@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from farkernel.provisioners.request import BurstBufferFile, SlurmRequest
+from farkernel.provisioners.kinds import BurstBufferFile
+from farkernel.provisioners.request import SlurmRequest
 from farkernel.provisioners.states import JobState, parse_state
 
 _QUERIES = ("SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SINFO_")
@@ -70,6 +71,39 @@ def srun_argv(slurm: SlurmRequest, command: Sequence[str], *, options: Sequence[
     ]
 
 
+def srun_test_argv(slurm: SlurmRequest, command: Sequence[str], *, options: Sequence[str] = ()) -> list[str]:
+    """Return the command line that asks Slurm what it thinks of a job, and submits none. Use it with `srun_env`.
+
+    The arguments are those of `srun_argv`, and so are the options; `parse_estimate` reads what it prints on stderr.
+    """
+    program, *rest = srun_argv(slurm, command, options=options)
+    return [program, "--test-only", *rest]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What Slurm thinks of a job that it would take.
+
+    :param start: local time, naive, as Slurm prints it
+    :param partition: the one that it would run in; empty where Slurm does not say
+    """
+
+    start: datetime
+    processors: int
+    nodes: str
+    partition: str = ""
+
+
+def parse_estimate(stderr: str) -> Estimate | None:
+    """Read the output of `srun_test_argv`; None if Slurm refused."""
+    pattern = r"[Jj]ob [0-9]+ to start at (\S+) using ([0-9]+) processors on (?:nodes )?(\S+)(?: in partition (\S+))?"
+    for line in stderr.splitlines():
+        found = re.search(pattern, line)
+        if found and (start := _time(found[1])):
+            return Estimate(start, int(found[2]), found[3], found[4] or "")
+    return None
+
+
 def _resources(slurm: SlurmRequest) -> list[str]:
     tasks = slurm.ntasks_per_node or 1
     cpus = slurm.cpus_per_task
@@ -111,9 +145,12 @@ def squeue_argv(job_ids: Iterable[int]) -> list[str]:
     return ["squeue", "--noheader", "--states=all", f"--jobs={ids}", _SQUEUE_FORMAT]
 
 
-def squeue_of_user_argv(uid: int) -> list[str]:
-    """Return the command line that asks about a user's jobs that have not ended; `parse_squeue` reads its output."""
-    return ["squeue", "--noheader", f"--user={uid}", _SQUEUE_FORMAT]
+def squeue_of_user_argv(user: int | str) -> list[str]:
+    """Return the command line that asks about a user's jobs that have not ended; `parse_squeue` reads its output.
+
+    :param user: number or name
+    """
+    return ["squeue", "--noheader", f"--user={user}", _SQUEUE_FORMAT]
 
 
 def scancel_argv(job_id: int) -> list[str]:

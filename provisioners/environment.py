@@ -30,6 +30,9 @@ _KEPT_OF_ANOTHER_JOB = frozenset({"SLURM_CONF", "SLURM_CLUSTERS"})
 # job's image, or add its volumes.
 _ANOTHER_CONTAINERS = re.compile(r"SHIFTER_.* | SLURM_SPANK_.* | _SLURM_SPANK_OPTION_.*", re.VERBOSE)
 
+# What chose something for one start (`per_launch`): a kernel that is started from this one is another one.
+_CHOICES = re.compile(r"KERNEL_(SLURM|CONTAINER|JOB|LAUNCHER|KERNEL)_.*")
+
 # What changes any program, or any Python: the kernelspec's are for the kernel, and not for srun and the launcher.
 _EVERY_PROGRAMS = re.compile(r"LD_.* | PYTHON.*", re.VERBOSE)
 
@@ -67,6 +70,7 @@ def _fit_for_a_job(env: Mapping[str, str]) -> dict[str, str]:
         if not _SERVERS_OWN.fullmatch(name)
         and not _LOGIN_NODES_OWN.fullmatch(name)
         and not _ANOTHER_CONTAINERS.fullmatch(name)
+        and not _CHOICES.fullmatch(name)
         and not (inside_a_job and name not in _KEPT_OF_ANOTHER_JOB and _ANOTHER_JOBS.fullmatch(name))
     }
 

@@ -2,6 +2,11 @@
 
 FarkernelError
 ├── RequestError            the kernelspec asks for something that is not valid
+│   ├── TemplateNotFound    it extends a job template that is not there
+│   └── VariableNotValid    a variable of srun's, which counts under the site's policy, is not valid
+├── ChoiceRefused           a start chooses something that its kernelspec does not leave open
+├── PolicyRefused           the site's policy does not allow what a kernel asks for
+├── PolicyUnusable          the site's policy is there, and cannot be read or trusted
 ├── JupyterTooOld           jupyter_client is older than what farkernel's provisioners are made for
 ├── NotImpersonated         Enterprise Gateway is to start a kernel as somebody else
 ├── DirectoryUnusable       a directory on the login node or on the compute node is full, or not there
@@ -26,10 +31,15 @@ FarkernelError
 ├── StartCancelled          the kernel was stopped, or started anew, before it was up
 ├── KernelNotFound          no kernel is what the user means, or several are
 ├── GatewayUnusable         `farkernel gateway` cannot run like this
+│   └── GatewayElsewhere    it is on another login node than the one that ssh leads to now
+├── ConnectFailed           `farkernel connect` cannot do what it is asked for on this machine
 ├── ContainerFailed         the kernel's image cannot be had, or lacks what the kernel needs
 └── KernelFailed            the kernel did not come up
     └── KernelCommandMissing    its command does not exist on the node
 """
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 
 class FarkernelError(Exception):
@@ -51,6 +61,66 @@ class FarkernelError(Exception):
 
 class RequestError(FarkernelError):
     """The kernelspec asks for something that is not valid."""
+
+
+class TemplateNotFound(RequestError):
+    """The kernelspec extends a job template that is not there."""
+
+
+class VariableNotValid(RequestError):
+    """Variables of srun's in the environment are not valid; under a site's policy they count as a request's keys.
+
+    :param flaws: what is wrong with each: its value, as JSON has it, the key, what is expected
+    """
+
+    def __init__(self, flaws: Mapping[str, tuple[str, str]]) -> None:
+        self.flaws = flaws
+        super().__init__(
+            "\n".join(f"{name}={value}: {what}" for name, (value, what) in flaws.items()),
+            hint="Unset it, or correct it: where the site has a policy srun's variables count as a kernelspec's keys.",
+        )
+
+
+class ChoiceRefused(FarkernelError):
+    """A start chooses, by a variable KERNEL_..., something that its kernelspec does not leave open."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One thing that a rule of the site's policy does not allow; its text is the line that a user reads.
+
+    :param key: of the request, such as `slurm.qos`
+    :param text: what is asked for, and the rule
+    :param source: where the key comes from; empty if nothing gives it
+    :param words: of `slurm.extra_args`, where a key's rule is about an option there
+    :param missing: the key has to be given
+    """
+
+    key: str
+    text: str
+    source: str = ""
+    words: str = ""
+    missing: bool = False
+
+    def __str__(self) -> str:
+        source = f" (from {self.source})" if self.source else ""
+        words = f', "{self.words}"' if self.words else ""
+        return f"{self.key}{source}{words}: {self.text}"
+
+
+class PolicyRefused(FarkernelError):
+    """The site's policy does not allow what a kernel asks for.
+
+    :param refusals: what of a request it does not allow; empty if it is something else
+    """
+
+    def __init__(self, what: str, *, said: str = "", hint: str = "", refusals: Iterable[Refusal] = ()) -> None:
+        self.refusals = tuple(refusals)
+        super().__init__(what, said=said, hint=hint)
+
+
+class PolicyUnusable(FarkernelError):
+    """The site's policy is there, and cannot be read or trusted: no kernel starts."""
 
 
 class JupyterTooOld(FarkernelError):
@@ -159,3 +229,11 @@ class KernelCommandMissing(KernelFailed):
 
 class GatewayUnusable(FarkernelError):
     """`farkernel gateway` cannot run like this, or the one that is there cannot be used."""
+
+
+class GatewayElsewhere(GatewayUnusable):
+    """The gateway is on another login node than the one that ssh leads to now."""
+
+
+class ConnectFailed(FarkernelError):
+    """`farkernel connect` cannot do what it is asked for on this machine."""

@@ -123,7 +123,7 @@ class ThisHost:
     ) -> Program:
         """Start a program that does not outlive us."""
         place = cwd if Path(cwd).is_dir() else "/"  # noqa: ASYNC240
-        child = await process.start(argv, env=env, cwd=place, die_with_us=True)
+        child = await process.start(argv, env=env, cwd=place, die_by=process.SRUNS_END)
         assert child.stdin
         child.stdin.write(input)
         return LocalProgram(child, on_stdout, on_stderr)

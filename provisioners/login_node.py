@@ -30,13 +30,13 @@ from farkernel.launcher.protocol import (
     SignalProgram,
     encode,
 )
-from farkernel.provisioners.errors import CommandMissing, ForwardingRefused, LoginFailed, LoginLost, PythonMissing
+from farkernel.provisioners.errors import CommandMissing, LoginFailed, LoginLost, PythonMissing
 from farkernel.provisioners.front import runtime_directory
 from farkernel.provisioners.hosts import OnLine, Program
 from farkernel.provisioners.payload import as_code, payload, python_code
 from farkernel.provisioners.process import Finished
 from farkernel.provisioners.queue import Queue
-from farkernel.provisioners.ssh import Channel, Connection, NothingThere
+from farkernel.provisioners.ssh import Channel, Connection, NothingThere, sockets_refused
 
 _START = 60.0
 """Seconds for a Python to start on a login node that is busy."""
@@ -152,6 +152,12 @@ class LoginNode:
             )
         self._seen = Seen(*json.loads(answer))
         return self._seen
+
+    async def close(self) -> None:
+        """Close the connection; `look` makes it again."""
+        if self._closing:
+            self._closing.cancel()
+        await self._connection.close()
 
     async def _close_when_idle(self) -> None:
         while True:
@@ -326,11 +332,7 @@ class KeptProgram:
         await asyncio.wait({self._attached, self._following}, return_when=asyncio.FIRST_COMPLETED)
         if not self._attached.done():
             await self._following
-            raise ForwardingRefused(
-                f"{self._connection.host} carries no connection to the unix socket {self._path} of your own.",
-                hint="Its sshd_config has to allow that (AllowStreamLocalForwarding, yes by default): ask the site's "
-                "support, or use another login node.",
-            )
+            raise sockets_refused(self._connection.host, self._path)
 
     def close_input(self) -> None:
         """Tell the keeper, now or when there is a connection again."""

@@ -6,11 +6,22 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from farkernel.provisioners.errors import CommandMissing
+
+SRUNS_END = "USR2"
+"""`die_by` for srun.
+
+A waiting srun does not notice that its pipes are closed: the job of a server that was killed would stay in the queue.
+At SIGUSR2 it withdraws the job; a running srun passes it to the launcher and prints nothing. (SIGTERM makes it kill
+the launcher at once, and so does SIGINT, of which it wants to tell on a pipe that nobody reads any more: neither can
+tidy up.)
+"""
 
 # How long a program may take to end after SIGTERM. srun needs it to give its allocation back.
 GRACE = 3.0
@@ -39,7 +50,7 @@ async def run(
     timeout: float,
     grace: float = GRACE,
     input: bytes = b"",  # noqa: A002
-    die_with_us: bool = False,
+    die_by: str = "",
 ) -> Finished:
     """Run a program to its end.
 
@@ -49,11 +60,11 @@ async def run(
     :param env: its whole environment; this process's own when None
     :param grace: how many seconds it may take to end after SIGTERM
     :param input: what it reads on stdin, which is then closed
-    :param die_with_us: as for `start`
+    :param die_by: as for `start`
     :raises CommandMissing: there is no such program
     :raises TimeoutError: it did not end in time; the text names it
     """
-    process = await start(argv, env=env, die_with_us=die_with_us)
+    process = await start(argv, env=env, die_by=die_by)
     assert process.stdout
     assert process.stderr
     try:
@@ -133,12 +144,12 @@ async def converse(
 async def stream(argv: Sequence[str], *, on_line: Callable[[str], None]) -> Finished:
     """Run a program that takes as long as it takes; its lines, on either stream, are handed on as they come.
 
-    On cancellation it is ended, as by `run`.
+    On cancellation it is ended, as by `run`, and when this process dies.
 
     :param on_line: takes a line without its end; a carriage return ends one too, where it is written over
     :raises CommandMissing: there is no such program
     """
-    process = await start(argv)
+    process = await start(argv, die_by="TERM")
     assert process.stdin
     assert process.stdout
     assert process.stderr
@@ -164,12 +175,12 @@ async def stream(argv: Sequence[str], *, on_line: Callable[[str], None]) -> Fini
 
 
 async def start(
-    argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None, die_with_us: bool = False
+    argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None, die_by: str = ""
 ) -> Process:
     """Start a program with pipes for its three streams, in a process group of its own.
 
     :param cwd: its working directory; this process's own when None
-    :param die_with_us: it gets SIGUSR2 when this process dies, however that comes about
+    :param die_by: the signal that it gets when this process dies, however that comes about; none if empty
     :raises CommandMissing: there is no such program
     """
     path = (os.environ if env is None else env).get("PATH")
@@ -178,14 +189,49 @@ async def start(
             f"The program {argv[0]} cannot be run on this host.",
             hint="See that it is installed, and that PATH leads to it.",
         )
-    # prctl(2), PR_SET_PDEATHSIG, without running Python between fork and exec. A waiting srun does not notice that
-    # its pipes are closed: the job of a server that was killed would stay in the queue. At SIGUSR2 it withdraws the
-    # job; a running srun passes it to the launcher and prints nothing. (SIGTERM makes it kill the launcher at once,
-    # and so does SIGINT, of which it wants to tell on a pipe that nobody reads any more: neither can tidy up.)
-    setpriv = shutil.which("setpriv") if die_with_us else None
-    wrapper = [setpriv, "--pdeathsig", "USR2", "--"] if setpriv else []
+    wrapper = _dying_with_us(die_by) if die_by else []
     return await asyncio.create_subprocess_exec(
         *wrapper, *argv, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=env, cwd=cwd, start_new_session=True
+    )
+
+
+def _dying_with_us(name: str) -> list[str]:
+    """Return what runs a program so that it gets a signal when this process dies, where there is such a thing."""
+    # prctl(2), PR_SET_PDEATHSIG, without running Python between fork and exec
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", name, "--"] if setpriv else []
+
+
+def detach(argv: Sequence[str], *, log: Path) -> tuple[int, str]:
+    """Start a program that outlives us, our terminal and our ssh connection.
+
+    It is ended if we are interrupted before it has said a line.
+
+    :param log: takes what it says on stderr; the user's alone
+    :return: its process id, and its first line on stdout: empty if it has ended without one
+    :raises OSError: there can be no log
+    """
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    errors = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        child = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=PIPE, stderr=errors, start_new_session=True, text=True
+        )
+    finally:
+        os.close(errors)
+    assert child.stdout
+    with child.stdout:
+        try:
+            return child.pid, child.stdout.readline()
+        except BaseException:  # nobody will know of it
+            child.terminate()
+            raise
+
+
+async def start_beside(argv: Sequence[str], *, env: Mapping[str, str]) -> Process:
+    """Start a program that shares our terminal's output, gets none of its signals, and does not outlive us."""
+    return await asyncio.create_subprocess_exec(
+        *_dying_with_us("TERM"), *argv, stdin=subprocess.DEVNULL, env=env, start_new_session=True
     )
 
 
@@ -206,3 +252,24 @@ async def end(process: Process, *, grace: float = GRACE) -> None:
 def _signal_group(process: Process, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
+
+
+async def foreground(argv: Sequence[str]) -> int:
+    """Run a program that talks to the user on our own terminal, such as an editor, and return its exit code.
+
+    Ctrl-C is its own affair meanwhile.
+
+    :raises CommandMissing: there is no such program
+    """
+    if shutil.which(argv[0]) is None:
+        raise CommandMissing(
+            f"The program {argv[0]} cannot be run on this host.",
+            hint="See that it is installed, and that PATH leads to it.",
+        )
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, lambda: None)  # exec resets it for the program
+    try:
+        process = await asyncio.create_subprocess_exec(*argv)
+        return await process.wait()
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)

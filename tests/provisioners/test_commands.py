@@ -7,6 +7,7 @@ import pytest
 from farkernel.provisioners.commands import (
     Allocated,
     CommandFailed,
+    Estimate,
     NodeFailed,
     OutOfMemory,
     Queued,
@@ -14,6 +15,7 @@ from farkernel.provisioners.commands import (
     SrunNotice,
     StepCancelled,
     Withdrawn,
+    parse_estimate,
     parse_preempted,
     parse_squeue,
     parse_srun_line,
@@ -23,6 +25,7 @@ from farkernel.provisioners.commands import (
     squeue_argv,
     srun_argv,
     srun_env,
+    srun_test_argv,
 )
 from farkernel.provisioners.request import SlurmRequest, parse_request
 from farkernel.provisioners.states import JobState
@@ -226,3 +229,29 @@ def test_a_preempted_job_is_known() -> None:
 )
 def test_what_srun_says_is_read(line: str, notice: SrunNotice | None) -> None:
     assert parse_srun_line(line) == notice
+
+
+def test_slurm_is_asked_with_the_options_of_a_start() -> None:
+    request = slurm(constraint="knl", nodes=2, extra_args=["--begin=now"])
+    start = srun_argv(request, ["run"], options=["--image=a"])
+
+    assert srun_test_argv(request, ["run"], options=["--image=a"]) == ["srun", "--test-only", *start[1:]]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            "srun: Job 2 to start at 2026-11-26T20:58:23 using 544 processors on nodes nid[02301-02302] in partition a",
+            Estimate(datetime.fromisoformat("2026-11-26T20:58:23"), 544, "nid[02301-02302]", "a"),
+        ),
+        (
+            "srun: Job 7 to start at 2026-11-26T20:58:23 using 1 processors on nid00001",
+            Estimate(datetime.fromisoformat("2026-11-26T20:58:23"), 1, "nid00001"),
+        ),
+        ("allocation failure: Invalid qos specification", None),
+        ("srun: Job 7 to start at soon using 1 processors on nid00001", None),
+    ],
+)
+def test_what_slurm_thinks_of_a_job(line: str, expected: Estimate | None) -> None:
+    assert parse_estimate(f"srun: defined options\n{line}\n") == expected

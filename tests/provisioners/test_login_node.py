@@ -8,7 +8,7 @@ import gc
 import os
 import shutil
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import asyncssh
@@ -35,6 +35,9 @@ class SshHost:
     :ivar noise: what the user's shell prints when it starts
     :ivar forwards: whether the server carries connections
     :ivar no_sockets: whether it carries none to unix sockets
+    :ivar codes: one-time passwords that it takes, in order, instead of a key; none are asked for by default
+    :ivar attempts: how often it was given one
+    :ivar path: where a login shell finds programs
     """
 
     def __init__(self, home: Path) -> None:
@@ -44,31 +47,21 @@ class SshHost:
         self.forwards = True
         self.no_sockets = False
         self.key = asyncssh.generate_private_key("ssh-ed25519")
+        self.codes: list[str] = []
+        self.attempts = 0
+        self.path = os.environ["PATH"]
         self.port = 0
         self.connections: list[asyncssh.SSHServerConnection] = []
         self._server: asyncssh.SSHAcceptor
         users = asyncssh.generate_private_key("ssh-ed25519")
         self.ssh.mkdir(mode=0o700, parents=True)
         users.write_private_key(self.ssh / "id_ed25519")
+        (self.ssh / "id_ed25519").chmod(0o600)  # OpenSSH's programs take no other
         users.write_public_key(self.ssh / "authorized")
 
     async def up(self) -> None:
-        host = self
-
-        class Server(asyncssh.SSHServer):
-            def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
-                host.connections.append(conn)
-
-            def connection_requested(self, *place: object) -> bool:
-                if not host.forwards:
-                    raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "prohibited")
-                return True
-
-            def unix_connection_requested(self, dest_path: str) -> bool:
-                return host.forwards and not host.no_sockets
-
         self._server = await asyncssh.create_server(
-            Server,
+            lambda: _Server(self),
             "127.0.0.1",
             self.port,
             server_host_keys=[self.key],
@@ -85,10 +78,12 @@ class SshHost:
         (self.ssh / "config").write_text(f"{lines}{more}")
 
     async def _run(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
+        command = process.command or "/bin/sh"  # a login shell
         # What a command leaves unread is taken here: asyncssh's server loses its exit code over a pipe that breaks.
-        script = f"printf '{self.noise}'; {process.command}; code=$?; cat >/dev/null; exit $code"
+        script = f"printf '{self.noise}'; {command}; code=$?; cat >/dev/null; exit $code"
         child = await asyncio.create_subprocess_exec(
             *("/bin/sh", "-c", script),
+            env={**os.environ, "PATH": self.path},
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -99,6 +94,11 @@ class SshHost:
             await process.wait_closed()
         finally:  # also when the connection was cut
             child._transport.close()  # type: ignore[attr-defined]
+
+    def ask(self, *codes: str) -> None:
+        """Take no keys any more, but one-time passwords."""
+        self.codes = list(codes)
+        asyncssh.generate_private_key("ssh-ed25519").write_public_key(self.ssh / "authorized")
 
     def cut(self) -> None:
         """Break every connection."""
@@ -111,6 +111,38 @@ class SshHost:
         self._server.close()
         self.cut()
         await self._server.wait_closed()
+
+
+class _Server(asyncssh.SSHServer):
+    """What a host lets in, and what it carries."""
+
+    def __init__(self, host: SshHost) -> None:
+        self._host = host
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._host.connections.append(conn)
+
+    def kbdint_auth_supported(self) -> bool:
+        return bool(self._host.codes)
+
+    def get_kbdint_challenge(self, *_: object) -> tuple[str, str, str, list[tuple[str, bool]]]:
+        return "", "MFA is required.", "", [("Password + OTP: ", True)]
+
+    def validate_kbdint_response(self, _: str, responses: Sequence[str]) -> bool:
+        self._host.attempts += 1
+        if list(responses) != self._host.codes[:1]:
+            return False
+        if len(self._host.codes) > 1:
+            self._host.codes.pop(0)
+        return True
+
+    def connection_requested(self, *place: object) -> bool:
+        if not self._host.forwards:
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "prohibited")
+        return True
+
+    def unix_connection_requested(self, dest_path: str) -> bool:
+        return self._host.forwards and not self._host.no_sockets
 
 
 Test = Callable[[SshHost, LoginNode], Awaitable[None]]

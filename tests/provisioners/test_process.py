@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -140,3 +142,23 @@ def test_what_is_streamed_ends_with_the_one_who_listens(tmp_path: Path) -> None:
     asyncio.run(leave())
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)
+
+
+LISTENER = """
+import asyncio, sys
+from farkernel.provisioners.process import stream
+code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+asyncio.run(stream([sys.executable, "-c", code], on_line=lambda line: print(line, flush=True)))
+"""
+
+
+@pytest.mark.parametrize("end", [signal.SIGHUP, signal.SIGTERM, signal.SIGKILL])
+def test_what_is_streamed_ends_with_a_listener_that_is_killed(end: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-c", LISTENER], stdout=subprocess.PIPE, text=True) as listener:
+        assert listener.stdout
+        pid = int(listener.stdout.readline())
+        listener.send_signal(end)
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
