@@ -6,266 +6,137 @@ described in docs/reference.md, and by `request_schema` for editors.
 
 import difflib
 import json
-import math
-import re
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
-from pydantic_core import PydanticCustomError
 
 from farkernel.provisioners.errors import RequestError
-from farkernel.provisioners.srun_options import check_extra_args
-
-
-def _matching(pattern: str, expected: str) -> BeforeValidator:
-    """Accept a string that matches as a whole; `expected` says what that is, for the user."""
-
-    def check(value: object) -> object:
-        if value is None or (isinstance(value, str) and re.fullmatch(pattern, value)):
-            return value
-        raise ValueError(expected)
-
-    return BeforeValidator(check)
-
-
-def _whole_number(value: object) -> object:
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
-        return value
-    raise ValueError("a whole number, 1 or more, without quotes")
-
-
-def _flag(value: object) -> object:
-    if isinstance(value, bool):
-        return value
-    raise ValueError("true or false, without quotes")
-
-
-_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
-_DURATION = r"(?=.)(\d+d)?(\d+h)?(\d+m)?(\d+s)?"
-_DURATION_EXPECTED = 'a number of seconds above 0, or text such as "90s", "10m", "4h", "1d", "1h30m"'
-
-
-def _duration(value: object) -> float:
-    seconds = -1.0
-    if isinstance(value, str) and re.fullmatch(_DURATION, value, re.ASCII):
-        seconds = sum(float(part[:-1]) * _UNITS[part[-1]] for part in re.findall(r"\d+[dhms]", value))
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        seconds = float(value) if abs(value) <= sys.float_info.max else -1.0
-    if not 0 < seconds < math.inf:
-        raise ValueError(_DURATION_EXPECTED)
-    return seconds
-
-
-def _slurm_time(value: object) -> object:
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    pattern = r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}"
-    if value is None or (isinstance(value, str) and re.fullmatch(pattern, value, re.ASCII)):
-        return value
-    raise ValueError('Slurm\'s time: minutes, "MM:SS", "HH:MM:SS", "D-HH", "D-HH:MM" or "D-HH:MM:SS"')
-
-
-def _gpus(value: object) -> object:
-    if isinstance(value, str) and re.fullmatch(r"([A-Za-z][\w.-]*:)?[1-9]\d*", value, re.ASCII):
-        return value
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
-        return value
-    raise ValueError('a whole number, 1 or more, or a type and a number such as "a100:2"')
-
-
-def _ports(value: object) -> object:
-    if value is None:
-        return value
-    found = re.fullmatch(r"(\d{4,5})-(\d{4,5})", value, re.ASCII) if isinstance(value, str) else None
-    if found and 1024 <= int(found[1]) <= int(found[2]) <= 65535:
-        return value
-    raise ValueError('a range of ports from 1024 to 65535 such as "20000-20100"')
-
-
-def _strings(value: object) -> tuple[str, ...]:
-    if isinstance(value, (list, tuple)) and all(_is_word(item) for item in value):
-        return tuple(value)
-    raise ValueError("a list of texts, each on one line and not empty")
-
-
-def _is_text(value: object) -> bool:
-    """Whether the system takes a text as an argument or variable; JSON has some that it does not."""
-    return isinstance(value, str) and re.search(r"[\x00\ud800-\udfff]", value) is None
-
-
-def _is_word(value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch(rf"[^{_CONTROL}]+", value) is not None
-
-
-def _extra_args(value: object) -> tuple[str, ...]:
-    words = _strings(value)
-    if problems := check_extra_args(words):
-        raise PydanticCustomError("not_allowed", "{problems}", {"problems": "; ".join(problems)})
-    return words
-
-
-def _modules(value: object) -> tuple[str, ...]:
-    words = _strings(value)
-    if all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+@=/-]*", word) for word in words):
-        return words
-    raise ValueError('a list of modules such as ["gcc/12.2.0", "cray-mpich"], without blanks and colons')
-
-
-def _volumes(value: object) -> tuple[str, ...]:
-    words = _strings(value)
-    if all(re.fullmatch(r"/[^:;]*:/[^:;]*(:[^:;]+)?", word) for word in words):
-        return words
-    raise ValueError('a list of volumes such as ["/scratch/alice:/data", "/global/ref:/ref:ro"], with absolute paths')
-
-
-def _variables(value: object) -> dict[str, str]:
-    if isinstance(value, Mapping):
-        variables = {str(name): text for name, text in value.items()}
-        if all(re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) for name in variables) and all(
-            _is_text(text) for text in variables.values()
-        ):
-            return variables
-    raise ValueError('environment variables such as {"OMP_NUM_THREADS": "4"}, each value a text')
-
-
-_BURST_BUFFER_EXPECTED = 'lines that begin with #DW or #BB, or {"file": "/path"}'
-
-
-def _burst_buffer(value: object) -> object:
-    if value is None or isinstance(value, BurstBufferFile):
-        return value
-    if isinstance(value, str) and _is_text(value):
-        lines = value.splitlines()
-        if lines and all(re.match(r"#(DW|BB)\s", line) for line in lines):
-            return value
-    if isinstance(value, Mapping) and set(value) == {"file"} and _is_path(value["file"]):
-        return value
-    raise ValueError(_BURST_BUFFER_EXPECTED)
-
-
-def _is_path(value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch(_PATH, value) is not None
-
-
-_CONTROL = r"\x00-\x1f\x7f\ud800-\udfff"
-_PATH = rf"/[^{_CONTROL}]*"
-_TEXT = rf"[^ {_CONTROL}-][^{_CONTROL}]*"
-_SIZE = r"[0-9]+[KMGTkmgt]?"
-
-Text = Annotated[str, _matching(_TEXT, 'text on one line that does not begin with "-" or a blank')]
-Count = Annotated[int, BeforeValidator(_whole_number), Field(ge=1)]
-Login = Annotated[
-    str,
-    _matching(
-        rf"([^ @{_CONTROL}-][^ @{_CONTROL}]*@)?[A-Za-z0-9_][A-Za-z0-9_.:%-]*", 'a host, or "user@host", as for ssh'
-    ),
-]
-Size = Annotated[str, _matching(_SIZE, 'a size with a unit, such as "4G" or "500M"')]
-SlurmTime = Annotated[
-    str, BeforeValidator(_slurm_time), WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}]})
-]
-Flag = Annotated[bool, BeforeValidator(_flag)]
-Duration = Annotated[
-    float,
-    BeforeValidator(_duration),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "number", "exclusiveMinimum": 0},
-                {"type": "string", "pattern": f"^{_DURATION}$"},
-            ]
-        }
-    ),
-]
-AbsolutePath = Annotated[str, _matching(_PATH, 'an absolute path, such as "/scratch/alice"')]
-Program = Annotated[
-    str,
-    _matching(rf"{_PATH}|[^ {_CONTROL}/-][^ {_CONTROL}/]*", "an absolute path, or a program's name"),
-]
+from farkernel.provisioners.kinds import (
+    AbsolutePath,
+    BurstBuffer,
+    Count,
+    Duration,
+    Flag,
+    Gpus,
+    Gres,
+    Interface,
+    Kind,
+    Login,
+    Modules,
+    Ports,
+    Program,
+    Runtime,
+    Side,
+    Size,
+    SlurmTime,
+    Spank,
+    SrunOptions,
+    TemplateName,
+    Text,
+    Transport,
+    Variables,
+    Volumes,
+    Words,
+    is_text,
+    is_word,
+)
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class BurstBufferFile(_Part):
-    """A file of burst buffer directives."""
-
-    file: str = Field(description="Absolute path of the file, given to srun as --bbf.")
-
-
 class SlurmRequest(_Part):
     """The resources of the job: srun's options, see srun(1). A key that is not given is left to Slurm."""
 
-    account: Text | None = Field(default=None, description="Account that pays for the job.")
-    qos: Text | None = Field(default=None, description="Quality of service.")
-    partition: Text | None = Field(default=None, description="Partition, or several separated by commas.")
-    constraint: Text | None = Field(default=None, description="Features that the nodes must have.")
-    nodes: Count | None = Field(default=None, description="Number of nodes.")
+    account: Text | None = Field(default=None, examples=["m1234"], description="Account that pays for the job.")
+    qos: Text | None = Field(default=None, examples=["interactive"], description="Quality of service.")
+    partition: Text | None = Field(
+        default=None, examples=["debug"], description="Partition, or several separated by commas."
+    )
+    constraint: Text | None = Field(
+        default=None, examples=["knl,quad,cache"], description="Features that the nodes must have."
+    )
+    nodes: Count | None = Field(default=None, examples=[2], description="Number of nodes.")
     ntasks_per_node: Count | None = Field(
-        default=None, description="Number of tasks on each node that the job has room for; 1 if not given."
+        default=None,
+        examples=[4],
+        description="Number of tasks on each node that the job has room for; 1 if not given.",
     )
     cpus_per_task: Count | None = Field(
         default=None,
+        examples=[8],
         description="CPUs for each of these tasks; a node gives ntasks_per_node times cpus_per_task.",
     )
-    gpus: Annotated[int | str | None, BeforeValidator(_gpus)] = Field(
+    gpus: Gpus = Field(
         default=None, description='Number of GPUs of the whole job, or type and number such as "a100:2".'
     )
-    gres: Text | None = Field(default=None, description='Generic resources of each node, such as "gpu:2".')
+    gres: Gres | None = Field(
+        default=None, examples=["gpu:2"], description='Generic resources of each node, such as "gpu:2".'
+    )
     mem: Size | None = Field(default=None, description='Memory of each node, such as "4G"; "0" is all of it.')
     time: SlurmTime | None = Field(
         default=None,
         description='Longest time the job may run: minutes, or text such as "4:00:00" or "1-12:00".',
     )
-    reservation: Text | None = Field(default=None, description="Reservation to run in.")
-    licenses: Text | None = Field(default=None, description='Licenses, such as "SCRATCH" or "foo:2".')
-    burst_buffer: Annotated[str | BurstBufferFile | None, BeforeValidator(_burst_buffer)] = Field(
+    reservation: Text | None = Field(default=None, examples=["school"], description="Reservation to run in.")
+    licenses: Text | None = Field(
+        default=None, examples=["SCRATCH"], description='Licenses, such as "SCRATCH" or "foo:2".'
+    )
+    burst_buffer: BurstBuffer = Field(
         default=None,
         description='Burst buffer: the "#DW" or "#BB" lines, or {"file": path} for a file of them.',
     )
-    job_name: Text = Field(default="farkernel", description="Name of the job in the queue.")
+    job_name: Text = Field(default="farkernel", examples=["analysis"], description="Name of the job in the queue.")
     exclusive: Flag = Field(
         default=False,
+        examples=[True],
         description="Let nobody else use the nodes. The kernel still gets only the CPUs that are asked for"
         " by ntasks_per_node and cpus_per_task.",
     )
-    comment: Text | None = Field(default=None, description="Comment that Slurm keeps with the job.")
-    extra_args: Annotated[tuple[str, ...], BeforeValidator(_extra_args)] = Field(
-        default=(),
-        description="Other options of srun, each a word of its command line, best as --option=value.",
+    comment: Text | None = Field(
+        default=None, examples=["notebook"], description="Comment that Slurm keeps with the job."
+    )
+    extra_args: SrunOptions = Field(
+        default=(), description="Other options of srun, each a word of its command line, best as --option=value."
     )
 
 
 class ContainerRequest(_Part):
     """The image that the kernel runs in. What its runtime would not take is known to `container_of` alone."""
 
-    runtime: Annotated[str, _matching(r"[A-Za-z0-9][\w.-]*", "the name of a container runtime")] = Field(
+    runtime: Runtime = Field(
         default="none",
         description="What puts the kernel's command inside the image: shifter, podman-hpc, apptainer, charliecloud or"
         " one that the site has added; none runs it as it is.",
     )
-    image: Text | None = Field(default=None, description="The image's name, as the runtime knows it.")
-    volumes: Annotated[tuple[str, ...], BeforeValidator(_volumes)] = Field(
+    image: Text | None = Field(
+        default=None, examples=["docker:nersc/pyhep:2.0"], description="The image's name, as the runtime knows it."
+    )
+    volumes: Volumes = Field(
         default=(),
         description='Directories of the node that are seen inside, as "source:target" or "source:target:flags".',
     )
-    modules: Annotated[tuple[str, ...], BeforeValidator(_modules)] = Field(
-        default=(), description="The runtime's own modules, such as Shifter's mpich."
+    modules: Modules = Field(
+        default=(), examples=[["mpich"]], description="The runtime's own modules, such as Shifter's mpich."
     )
-    env: Annotated[dict[str, str], BeforeValidator(_variables)] = Field(
+    env: Variables = Field(
         default={}, description="Environment variables inside the image; they win over the kernelspec's env."
     )
     workdir: AbsolutePath | None = Field(
-        default=None, description="Directory inside the image that the kernel starts in; null is kernel.cwd."
+        default=None,
+        examples=["/data"],
+        description="Directory inside the image that the kernel starts in; null is kernel.cwd.",
     )
-    args: Annotated[tuple[str, ...], BeforeValidator(_strings)] = Field(
-        default=(), description="Other options of the runtime, each a word of its command line."
+    args: Words = Field(
+        default=(),
+        examples=[["--entrypoint"]],
+        description="Other options of the runtime, each a word of its command line.",
     )
-    spank: Annotated[Literal["short", "long", "off"], _matching("short|long|off", '"short", "long" or "off"')] = Field(
+    spank: Spank = Field(
         default="short",
+        examples=["long"],
         description="How srun is told of a Shifter image: --image (short), --shifter.image (long), or not (off).",
     )
 
@@ -274,14 +145,19 @@ class JobPolicy(_Part):
     """How farkernel deals with the job."""
 
     max_wait: Duration | None = Field(
-        default=None, description="Longest time the job may wait in the queue; null waits for ever."
+        default=None, examples=["30m"], description="Longest time the job may wait in the queue; null waits for ever."
     )
     orphan_timeout: Duration = Field(
-        default=120.0, description="How long the job stays up when the login side has not been heard of."
+        default=120.0,
+        examples=["5m"],
+        description="How long the job stays up when the login side has not been heard of.",
     )
-    queue_messages: Flag = Field(default=True, description="Show the state of the queue in the cell that waits.")
-    walltime_hook: Annotated[tuple[str, ...], BeforeValidator(_strings)] = Field(
+    queue_messages: Flag = Field(
+        default=True, examples=[False], description="Show the state of the queue in the cell that waits."
+    )
+    walltime_hook: Words = Field(
         default=(),
+        examples=[["/home/alice/bin/checkpoint"]],
         description="Command that runs on the node, beside the kernel, 15, 5 and 1 minutes before the job's time is up:"
         " a program and its arguments.",
     )
@@ -297,30 +173,28 @@ class LauncherRequest(_Part):
     )
     directory: AbsolutePath | None = Field(
         default=None,
+        examples=["/dev/shm"],  # noqa: S108 (a place for a private one)
         description="Directory on the node for its private one; null is /tmp.",
     )
-    connect: Annotated[Literal["node", "login"], _matching("node|login", '"node" or "login"')] = Field(
+    connect: Side = Field(
         default="node",
+        examples=["login"],
         description="Which side the other one connects to: the launcher on the node, or the login node's side where"
         " login nodes cannot reach compute nodes.",
     )
-    ports: Annotated[str | None, BeforeValidator(_ports)] = Field(
+    ports: Ports = Field(
         default=None,
         description='TCP ports that may be listened on, such as "20000-20100"; null is any.',
     )
-    interface: (
-        Annotated[
-            str,
-            _matching(r"[A-Za-z0-9:][A-Za-z0-9_.:%@-]*", "a network interface's name or address"),
-        ]
-        | None
-    ) = Field(
+    interface: Interface | None = Field(
         default=None,
         description="Network interface, by name or address, that is listened on, of the node or the login node as"
         " connect says; null is all.",
     )
     start_timeout: Duration = Field(
-        default=60.0, description="How long it may take to come up once the job runs, and the kernel after it."
+        default=60.0,
+        examples=["2m"],
+        description="How long it may take to come up once the job runs, and the kernel after it.",
     )
 
     @property
@@ -338,11 +212,12 @@ class LauncherRequest(_Part):
 class KernelRequest(_Part):
     """The kernel itself."""
 
-    transport: Annotated[Literal["auto", "ipc", "tcp"], _matching("auto|ipc|tcp", '"auto", "ipc" or "tcp"')] = Field(
+    transport: Transport = Field(
         default="auto",
+        examples=["tcp"],
         description="How the launcher talks to the kernel: ipc (unix sockets), tcp, or what it can.",
     )
-    modules: Annotated[tuple[str, ...], BeforeValidator(_modules)] = Field(
+    modules: Modules = Field(
         default=(),
         description="Environment modules that are loaded before the kernel, as name or name/version.",
     )
@@ -350,13 +225,92 @@ class KernelRequest(_Part):
         default=None, description="Directory on the node that the kernel starts in; null is the notebook's."
     )
     shutdown_timeout: Duration = Field(
-        default=5.0, description="How long the kernel may take to end when asked, before it is killed."
+        default=5.0,
+        examples=["30s"],
+        description="How long the kernel may take to end when asked, before it is killed.",
     )
+
+
+Limit = bool | int | float | str | tuple[str, ...]
+"""What a start may choose of a key: anything (true), an amount at most, or what matches one of some patterns."""
+
+_AMOUNTS = frozenset(
+    {"slurm.nodes", "slurm.ntasks_per_node", "slurm.cpus_per_task", "slurm.gpus", "slurm.mem", "slurm.time"}
+    | {"job.max_wait", "job.orphan_timeout", "launcher.start_timeout", "kernel.shutdown_timeout"}
+)
+_WHOLE = frozenset(
+    {"slurm.burst_buffer", "slurm.exclusive", "slurm.extra_args", "container.volumes", "container.modules"}
+    | {"container.env", "container.args", "job.queue_messages", "job.walltime_hook", "kernel.modules"}
+)
+"""Keys of which a start may choose anything, or nothing."""
+
+
+def is_amount(key: str) -> bool:
+    """Whether a key has an amount, of which there can be a largest."""
+    return key in _AMOUNTS
+
+
+def choosable() -> list[str]:
+    """Every key that `allow` may list."""
+    return [key for key in request_keys() if "." in key]
+
+
+def _allow(value: object) -> dict[str, Limit]:
+    if not isinstance(value, Mapping):
+        raise ValueError('limits by key, such as {"slurm.time": "8:00:00", "slurm.qos": ["debug"]}')
+    return {str(key): _limit(str(key), limit) for key, limit in value.items()}
+
+
+def _limit(key: str, limit: object) -> Limit:
+    if key not in choosable():
+        there = "cannot be chosen by a start" if key in request_keys() else "is none"
+        raise ValueError(f"keys of a request; {key} {there}{instead(key)}")
+    if limit is True:
+        return True
+    if key in _AMOUNTS:
+        try:
+            parse_request(nested(key, limit), source="")
+        except RequestError as error:
+            raise ValueError(f"true, or the most of it, for {str(error).lstrip(': ')}") from None
+        if isinstance(limit, (int, float, str)):
+            return limit
+    elif key not in _WHOLE:
+        patterns = [limit] if isinstance(limit, str) else limit
+        if isinstance(patterns, (list, tuple)) and patterns and all(is_word(pattern) for pattern in patterns):
+            return tuple(patterns)
+        raise ValueError(f"true, or a list of patterns, for {key}")
+    raise ValueError(f"true for {key}")
+
+
+def nested(key: str, value: object) -> dict[str, Any]:
+    """Return the config that has one key, such as `slurm.time`."""
+    section, dot, field = key.partition(".")
+    return {section: {field: value} if dot else value}
 
 
 class Request(_Part):
     """Everything that a kernelspec asks of farkernel."""
 
+    extends: TemplateName | None = Field(
+        default=None,
+        description="Job template that gives what is not given here: the user's own, or the site's.",
+    )
+    allow: Annotated[
+        dict[str, Limit],
+        Kind("limits by key"),
+        BeforeValidator(_allow),
+        WithJsonSchema(
+            {
+                "type": "object",
+                "additionalProperties": {"type": ["boolean", "number", "string", "array"]},
+                "examples": [{"slurm.time": "8:00:00", "slurm.qos": ["debug", "interactive"], "container.image": True}],
+            }
+        ),
+    ] = Field(
+        default={},
+        description="What one start may choose by variables such as KERNEL_SLURM_TIME, and its limits: by key the most"
+        " of it, a list of patterns, or true for anything.",
+    )
     login: Login | None = Field(
         default=None,
         description="Login node, as [user@]host, where Slurm's commands run by ssh; null is this host.",
@@ -393,11 +347,11 @@ def check_kernelspec(argv: Sequence[str], env: Mapping[str, object], *, source: 
     :raises RequestError: a word or a variable that the system does not take
     """
     lines = [] if argv else ["argv: expected a command, it is empty"]
-    lines += [f"argv: no system takes the word {_shown(word)}" for word in argv if not _is_text(word)]
+    lines += [f"argv: no system takes the word {_shown(word)}" for word in argv if not is_text(word)]
     lines += [
         f"env: no system takes the variable {_shown(name)}={_shown(value)}"
         for name, value in env.items()
-        if not (_is_text(name) and name and "=" not in name and _is_text(str(value)))
+        if not (is_text(name) and name and "=" not in name and is_text(str(value)))
     ]
     if lines:
         raise RequestError("\n".join(f"{source}: {line}" for line in lines))
@@ -437,13 +391,15 @@ def request_keys() -> Iterator[str]:
 
 def request_schema() -> dict[str, Any]:
     """JSON Schema of a request, for editors that complete and check kernel.json."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Request.model_json_schema()
+    schema = Request.model_json_schema()
+    schema["properties"]["allow"]["propertyNames"] = {"enum": choosable()}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
 
 
 def _problem(key: str, kind: str, value: object, error: Mapping[str, Any]) -> str:
     if kind == "extra_forbidden":
-        nearest = _nearest(key)
-        advice = f"; did you mean {nearest}?" if nearest else ""
+        found = nearest(key)
+        advice = f"; did you mean {found}?" if found else ""
         return f"{key}: unknown key (value {_shown(value)}){advice}"
     if not key:
         return f"expected an object, not {_shown(value)}"
@@ -462,11 +418,41 @@ def _shown(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _nearest(key: str) -> str | None:
-    """Return the valid key that `key` was probably meant to be."""
+def those(wrong: str, names: Collection[str]) -> str:
+    """Say in a sentence or two which names there are, for one that is none of them."""
+    most = 12
+    near = nearest(wrong, names) if names else None
+    listed = sorted(names)
+    if near and len(listed) == 1:
+        return f"Did you mean {near}?"
+    shown = ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
+    return (f"Did you mean {near}? " if near else "") + f"There {'are' if len(listed) > 1 else 'is'} {shown or 'none'}."
+
+
+def instead(key: str) -> str:
+    """Say which key was probably meant, as the end of a sentence; empty if nobody knows.
+
+    :param key: what is none, or has others in it
+    """
+    if inside := [name for name in request_keys() if name.startswith(f"{key}.")]:
+        return f"; name one that is in it, such as {inside[0]}"
+    near = nearest(key)
+    return f"; did you mean {near}?" if near else ""
+
+
+def nearest(key: str, among: Collection[str] = ()) -> str | None:
+    """Return the valid key that `key` was probably meant to be; none is for one that there is.
+
+    :param among: the valid ones; empty for those of a request
+    """
+    if among:
+        found = [] if key in among else difflib.get_close_matches(key, among, n=1, cutoff=0.6)
+        return found[0] if found else None
     section, dot, _ = key.partition(".")
     valid = list(request_keys())
-    by_name = {name.partition(".")[2]: name for name in valid}
+    if key in Request.model_fields or key in valid:
+        return None
+    by_name = {name.partition(".")[2]: name for name in valid if "." in name}
     word = key.rpartition(".")[2]
     if word in by_name:  # right, in a wrong section
         return by_name[word]

@@ -361,8 +361,13 @@ def test_a_record_is_shown_or_is_none(changes: dict[str, str], server: dict[str,
         return
     assert decode(encode(record)) == record
     fate(record.server, SERVER)
-    for entries in (None, {}, {record.job_id or 0: ENTRY}):
-        found = with_jobs([(record, Fate.ALIVE), (record, Fate.GONE)], entries)
+    queues: tuple[dict[str, dict[int, commands.QueueEntry]], ...] = (
+        {},
+        {"": {}},
+        {record.login: {record.job_id or 0: ENTRY}},
+    )
+    for queue in queues:
+        found = with_jobs([(record, Fate.ALIVE), (record, Fate.GONE)], queue)
         shown = rows(found, 1_795_700_000.0)
         with contextlib.redirect_stdout(io.StringIO()):
             ps._show(shown)

@@ -2,22 +2,22 @@
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from farkernel.provisioners.errors import RequestError
+from farkernel.provisioners.kinds import BurstBufferFile
 from farkernel.provisioners.request import (
-    BurstBufferFile,
     Request,
+    instead,
+    nearest,
     parse_request,
     request_keys,
     request_schema,
 )
-
-REFERENCE = Path(__file__).parents[2] / "docs" / "reference.md"
+from tests.reference import PAGE, page
 
 
 def complaints(config: Any) -> list[str]:
@@ -93,6 +93,8 @@ def test_slurms_times_are_kept(time: str) -> None:
         ("slurm", "nodes", 2.0),
         ("slurm", "gpus", True),
         ("slurm", "gpus", "a100"),
+        ("slurm", "gres", "help"),
+        ("slurm", "gres", "List"),
         ("slurm", "mem", "lots"),
         ("slurm", "mem", 4),
         ("slurm", "time", "4 hours"),
@@ -166,6 +168,26 @@ def test_an_unknown_key_is_told_the_nearest(config: Any, line: str) -> None:
     assert complaints(config) == [line]
 
 
+@pytest.mark.parametrize("key", [*request_keys(), *Request.model_fields])
+def test_nothing_is_meant_but_a_key_that_there_is(key: str) -> None:
+    assert nearest(key) is None
+    assert nearest(key, among=[key, f"{key}s"]) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("slurm", "; name one that is in it, such as slurm.account"),
+        ("slurm.", "; did you mean slurm.qos?"),
+        ("tiem", "; did you mean slurm.time?"),
+        ("login", ""),
+        ("zzz", ""),
+    ],
+)
+def test_what_to_write_instead(key: str, words: str) -> None:
+    assert instead(key) == words
+
+
 def test_a_config_that_is_no_object() -> None:
     assert complaints([]) == ["expected an object, not []"]
 
@@ -194,6 +216,14 @@ def test_a_config_that_is_no_object() -> None:
         ["--help"],
         ["--version"],
         ["--test-only"],
+        ["--gres=help"],
+        ["--gres", "LIST"],
+        ["--mpi=list"],
+        ["--hint=help"],
+        ["--cpu-bind=verbose,help"],
+        ["--cpu_bind=help"],
+        ["--mem-bind=help"],
+        ["--tasks-per-node"],
         ["--"],
         ["-"],
         ["hostname"],
@@ -220,6 +250,8 @@ def test_extra_arguments_that_would_break_the_launcher(args: list[str]) -> None:
         ["--exclude", "nid00001"],
         ["-x", "nid00001", "--contiguous"],
         ["--ntasks-per-core=1"],
+        ["--tasks-per-node", "2"],
+        ["--gres=gpu:help"],
         ["--image=docker:ubuntu", "--module", "mpich"],
         ["--begin=now+1hour"],
     ],
@@ -234,10 +266,13 @@ def test_the_schema_describes_every_key() -> None:
     models = [schema, *schema["$defs"].values()]
     assert all(model["description"] and model["additionalProperties"] is False for model in models)
     keys = [item for model in schema["$defs"].values() for item in model["properties"].items()]
-    assert len(keys) > len([key for key in request_keys() if "." in key])
+    assert len(keys) == len([key for key in request_keys() if "." in key])
     assert [name for name, described in keys if not described.get("description")] == []
 
 
-def test_the_reference_names_every_key_and_no_other() -> None:
-    documented = re.findall(r"^\| `(login|\w+\.\w+)` \|", REFERENCE.read_text(), re.MULTILINE)
+def test_the_reference_is_made_of_the_models() -> None:
+    text = PAGE.read_text("utf-8")
+
+    assert page(text) == text, "run `python -m tests.reference`"
+    documented = re.findall(r"^\| `([a-z]+|\w+\.\w+)` \|", text.partition("## The site's policy")[0], re.MULTILINE)
     assert sorted(documented) == sorted(request_keys())
