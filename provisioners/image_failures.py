@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from farkernel.provisioners.containers.base import Container
-from farkernel.provisioners.errors import ContainerFailed
+from farkernel.provisioners.errors import ContainerFailed, KernelCommandMissing, KernelFailed
 
 
 def image_failure(
@@ -23,3 +23,15 @@ def image_failure(
     where = f" on {node}" if node else ""
     what = f"{who} cannot run{where} in the image {container.request.image}: {trouble.sentence}."
     return ContainerFailed(what, said=said, hint=trouble.hint)
+
+
+def in_image(error: KernelFailed, container: Container, *, kernelspec: str) -> KernelFailed:
+    """Name the image in the error of a kernel that has not come up for a reason that its runtime does not know."""
+    image = container.request.image
+    if not image:
+        return error
+    what = f"{error.what.removesuffix('.')}. Its kernelspec is {kernelspec}, its image {image}."
+    hint = f"`farkernel images check --kernel={kernelspec} --on-node` looks into its image."
+    if not isinstance(error, KernelCommandMissing):  # the modules of the node are no cure
+        hint = f"{hint} {error.hint}"
+    return type(error)(what, said=error.said, hint=hint)

@@ -16,7 +16,9 @@ from farkernel.provisioners.places import NO_ROOM, unusable
 COMMAND_NOT_FOUND = 127
 """The exit code of shells and container runtimes for a command that they do not find."""
 
-_ABOUT_SOCKETS = re.compile(r"\b(ipc|zmq|zeromq|transport|protocol|socket|endpoint|bind|address)", re.IGNORECASE)
+_ABOUT_SOCKETS = re.compile(
+    r"\b(ipc|zmq|zeromq|transport|protocol|socket|endpoint|bind|address|invalid argument|not supported)", re.IGNORECASE
+)
 
 
 def how(event: KernelEnded) -> str:
@@ -29,9 +31,11 @@ def how(event: KernelEnded) -> str:
     return f"exit code {event.exit_code}"
 
 
-def by_signal(event: KernelEnded) -> bool:
-    """Whether a signal has ended the kernel; a shell in between makes 128 + n of it."""
-    return event.exit_code < 0 or event.exit_code in {128 + signal.SIGTERM, 128 + signal.SIGKILL}
+def signal_of(event: KernelEnded) -> int:
+    """Return the signal that has ended the kernel, 0 for none; a shell in between makes 128 + n of it."""
+    if event.exit_code in {128 + signal.SIGTERM, 128 + signal.SIGKILL}:
+        return event.exit_code - 128
+    return max(0, -event.exit_code)
 
 
 def death(event: KernelEnded, node: str) -> str:
@@ -44,7 +48,15 @@ def may_lack_ipc(event: KernelEnded) -> bool:
     """Whether a kernel that has ended at once may be one that cannot use unix sockets."""
     if event.exit_code in {COMMAND_NOT_FOUND, MODULES_FAILED}:
         return False
-    return not event.stderr or _ABOUT_SOCKETS.search(event.stderr) is not None
+    crashed = event.exit_code in {-signal.SIGABRT, -signal.SIGSEGV}  # as C++ does with an exception that nobody expects
+    return crashed or not event.stderr or _ABOUT_SOCKETS.search(event.stderr) is not None
+
+
+def without_ipc(event: KernelEnded, node: str) -> str:
+    """Say that a kernel that may lack unix sockets gets another start."""
+    return (
+        f"The kernel has ended at once on {node} ({how(event)}); it is started again with TCP on the node's loopback."
+    )
 
 
 def early_end(event: KernelEnded, argv: Sequence[str], kernel: str, node: str, *, shared: bool) -> KernelFailed:

@@ -96,6 +96,15 @@ def unreachable(node: str, tried: str, *, from_node: bool, host: str = "this hos
     )
 
 
+def refusal(text: str, returncode: int, *, kernel: str, kernelspec: str, container: Container) -> FarkernelError:
+    """Say why Slurm does not take a job: Shifter's plugin may have refused its image.
+
+    :param text: what srun has printed
+    """
+    about_image = image_failure(container, returncode, slurm_words(text), kernel=kernel, kernelspec=kernelspec)
+    return about_image or explain_refusal(text, returncode, kernel=kernel)
+
+
 def explain_srun(
     text: str,
     notices: Sequence[SrunNotice],
@@ -126,9 +135,7 @@ def explain_srun(
                 f'Slurm job {queued.job_id} of kernel "{kernel}" was withdrawn: its srun was killed ({name}).',
                 hint="Start the kernel again.",
             )
-        said = slurm_words(text)
-        about_image = image_failure(container, returncode, said, kernel=kernel, kernelspec=kernelspec)
-        return about_image or explain_refusal(text, returncode, kernel=kernel)
+        return refusal(text, returncode, kernel=kernel, kernelspec=kernelspec, container=container)
     for notice in notices:
         error = _on_the_node(notice, python)
         if error:

@@ -204,7 +204,7 @@ _RULES = (
 _UNKNOWN = "see its words below"
 _UNKNOWN_HINT = "Check the kernelspec's slurm keys; if they are right, ask the site's support."
 _SUBMIT_PLUGIN = _Rule(
-    r"Unable to allocate resources: Unspecified error",
+    r"(?:Unable to allocate resources|allocation failure): Unspecified error",  # the latter with --test-only
     "the site's own rules for jobs do not allow it",
     "Change the kernelspec's slurm keys as the site's words say.",
 )

@@ -34,6 +34,10 @@ ENVIRONMENT_FILE = "environment"
 """The one of `Command.files` that holds variables: what has to be kept from other users is not put into an argv."""
 
 
+_LONGEST_VALUE = 15_000
+"""Characters of a value in that file: podman reads lines of up to 64 kB."""
+
+
 @dataclass(frozen=True)
 class Inside:
     """What is to run inside the image.
@@ -137,6 +141,14 @@ class ImageStore:
         """Return why images could not be listed, in a sentence; empty if they could."""
         return "" if returncode == 0 else self._words(returncode, text)
 
+    def means(self, image: str, entry: ImageEntry) -> bool:
+        """Whether a name is that of an image in the list."""
+        return image == entry.name
+
+    def not_pullable(self, image: str) -> str:
+        """Return why a name is none to pull an image by, as a clause; empty if it may be one."""
+        return ""
+
     def pull_argv(self, image: str) -> list[str]:
         """Return the command that fetches an image."""
         raise NotImplementedError
@@ -171,7 +183,13 @@ class Container:
 
         :param directory: where on the node the kernel's own directory is made
         """
-        return [] if self.request.image else ["container.image: expected an image's name, it is missing"]
+        missing = [] if self.request.image else ["container.image: expected an image's name, it is missing"]
+        others = [volume for volume in self.volumes if volume.source != volume.target]
+        hiding = [volume for volume in others if within(directory, volume.target)]
+        return [
+            *missing,
+            *(f'container.volumes: "{one}": would hide {directory}, where the kernel\'s sockets are' for one in hiding),
+        ]
 
     def resolved(self, real_path: Callable[[str], str]) -> Self:
         """Return this container with its volumes' sources as `real_path` gives them, if the runtime needs that."""
@@ -200,9 +218,17 @@ class Container:
         return [f'container.{key}: means nothing to the runtime "{self.request.runtime}"' for key in sorted(given)]
 
     def options_of_ours(self, *options: str) -> list[str]:
-        """Complain about words of `container.args` that are options which farkernel gives, or must not have."""
-        args = self.request.args
-        words = [word for word in args if (word.partition("=")[0] if word.startswith("--") else word[:2]) in options]
+        """Complain about words of `container.args` that are options which farkernel gives, or must not have.
+
+        Long ones may be abbreviated: getopt_long(3) takes `--imag` for `--image`.
+        """
+
+        def is_ours(word: str) -> bool:
+            if not word.startswith("--"):
+                return word[:2] in options
+            return any(option.startswith(word.partition("=")[0]) for option in options)
+
+        words = [word for word in self.request.args if is_ours(word)]
         return [f'container.args: "{word}" is not allowed: farkernel sets it, or has a key for it' for word in words]
 
     def seen(self, path: str, inside: Inside) -> bool:
@@ -232,9 +258,15 @@ class NoContainer(Container):
 def environment_file(env: Mapping[str, str]) -> tuple[str, dict[str, str]]:
     """Return the lines `NAME=VALUE` for a runtime's `--env-file`, and what such a file cannot hold.
 
-    It has a line for each variable and no quotes: no line breaks, no blanks or quotes at the ends, no empty values.
+    It has a line for each variable and no quotes: no line breaks, no blanks or quotes at the ends, no empty values. For
+    podman a line that begins with # is a comment, and a long one an error.
     """
-    plain = {name: value for name, value in env.items() if value and value == value.strip(" '") and value.isprintable()}
+    plain = {
+        name: value
+        for name, value in env.items()
+        if 0 < len(value) <= _LONGEST_VALUE and value == value.strip(" '") and value.isprintable()
+        if not name.startswith("#")
+    }
     lines = "".join(f"{name}={value}\n" for name, value in plain.items())
     return lines, {name: value for name, value in env.items() if name not in plain}
 

@@ -71,12 +71,14 @@ class Charliecloud(Container):
         """Return the command line of `ch-run`.
 
         The image is read-only: a volume can only be seen at a directory that it has. So the notebook's directory is not
-        mounted by itself; the kernel starts there if it is seen anyway, else in the home directory.
+        mounted by itself; the kernel starts there if it is seen anyway, else in the home directory. What TMPDIR names
+        would be seen in the place of the host's /tmp, where the kernel's own directory is.
         """
         lines, others = environment_file(self.environment(inside))
         directory = [] if any(within(inside.directory, place) for place in _SEEN_ANYWAY) else [inside.directory]
         argv = [
             "/usr/bin/env",
+            "--unset=TMPDIR",
             "ch-run",
             "--home",
             *(f"--bind={path}:{path}" for path in directory),
@@ -116,6 +118,11 @@ _TROUBLES = (
         "a volume's target does not exist in the image, which is read-only: {what}",
         "Correct container.volumes in the kernelspec, make the directory when the image is built, or give"
         ' ["--write"] in container.args if the image is your own.',
+    ),
+    (
+        r"can't bind: destination not found: (?P<what>.+?) \(|can't mount tmpfs at (?P<other>.+?): No such",
+        "the image lacks {what}{other}, which Charliecloud needs",
+        "Make it when the image is built, or choose another image.",
     ),
     (
         r"can't cd to (?P<what>.+?): ",

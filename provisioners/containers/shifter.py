@@ -73,6 +73,14 @@ class ShifterImages(ImageStore):
         """Return why images could not be listed."""
         return _gateway_problem(text) or super().list_problem(returncode, text)
 
+    def means(self, image: str, entry: ImageEntry) -> bool:
+        """Whether a name is that of an image in the list."""
+        return full_name(image) == entry.name
+
+    def not_pullable(self, image: str) -> str:
+        """Return why a name is none to pull an image by: of an id the gateway says FAILURE alone."""
+        return "an id names an image that is there already" if image.startswith("id:") else ""
+
     def pull_argv(self, image: str) -> list[str]:
         """Return the command that has the gateway fetch an image."""
         return ["shifterimg", "pull", full_name(image)]
@@ -116,8 +124,6 @@ class Shifter(Container):
             found.append(f'container.image: {_IMAGE_EXPECTED}, not "{request.image}"')
         for volume in self.volumes:
             found += [f'container.volumes: "{volume}": {problem}' for problem in _volume_problems(volume)]
-            if within(directory, volume.target):
-                found.append(f'container.volumes: "{volume}": would hide {directory}, where the kernel\'s sockets are')
         found += self.options_of_ours(*_OURS)
         if directory.startswith("/run"):
             found.append(f'launcher.directory: "{directory}" is not seen in an image; use /tmp or /dev/shm')
@@ -174,7 +180,16 @@ class Shifter(Container):
 
     def explain(self, exit_code: int, said: str) -> Trouble | None:
         """Recognise what `shifter`, the plugin of Slurm and the loader inside say."""
-        return explained(_TROUBLES, exit_code, said, program="shifter")
+        trouble = explained(_TROUBLES, exit_code, said, program="shifter")
+        return trouble and Trouble(self._with_volume(trouble.sentence), trouble.hint)
+
+    def _with_volume(self, sentence: str) -> str:
+        """Name the volume instead of a place below the directory where Shifter makes its root."""
+        about, colon, path = sentence.rpartition(": ")
+        for volume in self.volumes:
+            if colon and path.endswith((volume.source, volume.target)):
+                return f"{about}: {volume}"
+        return sentence
 
     @property
     def _image(self) -> str:
@@ -189,6 +204,14 @@ def full_name(image: str) -> str:
     if kind == "docker" and ":" not in rest.rpartition("/")[2] and "@" not in rest:
         rest += ":latest"
     return f"{kind}:{rest}"
+
+
+def spellings(image: str) -> set[str]:
+    """Return every way to write an image's name, with its type and its tag and without, as far as Shifter takes it."""
+    full = full_name(image)
+    untyped = full.removeprefix("docker:")
+    names = {full, untyped, full.removesuffix(":latest"), untyped.removesuffix(":latest")}
+    return {name for name in names if full_name(name) == full}
 
 
 def _is_nodes_own(volume: Volume) -> bool:
@@ -264,6 +287,11 @@ _TROUBLES = (
         "Pull it again (`farkernel images pull`); if it stays so, ask the site's support.",
     ),
     (
+        r"FAILED to open env-file: (?P<what>\S+)",
+        "the kernel's directory on the node is not seen inside: {what}",
+        "Set launcher.directory in the kernelspec to one that is: /tmp or /dev/shm.",
+    ),
+    (
         r"No image specified|Cannot specify shifter volumes without",
         "Shifter was given no image",
         "Another kernel or script may have left SHIFTER variables in the environment; correct container.image.",
@@ -274,6 +302,11 @@ _TROUBLES = (
         "Start the notebook server outside of a container; if it stays so, ask the site's support.",
     ),
     (
+        r"shifter: (?P<what>(unrecognized|invalid) option .*|option .* (requires|doesn't allow|is ambiguous).*)",
+        "shifter was given options that it does not take: {what}",
+        "Correct container.args in the kernelspec; `shifter --help` lists its options.",
+    ),
+    (
         r"(?:unrecognized |invalid )?option (?:-- )?'--(?:shifter\.)?(?:image|volume|module)[^'\n]*'",
         "this srun has no options for Shifter images of that form",
         'Set container.spank in the kernelspec to "long" (--shifter.image), or to "off" where Slurm lacks the plugin.',
@@ -281,6 +314,11 @@ _TROUBLES = (
     (
         r"shifter: (?P<what>.+?): No such file or directory",
         "the image has no command {what}",
+        CHECK_COMMAND,
+    ),
+    (
+        r"shifter: (?P<what>.+?): (?P<other>Permission denied|Exec format error)",
+        "the image's {what} is no program that can be run: {other}",
         CHECK_COMMAND,
     ),
 )

@@ -130,6 +130,11 @@ def test_the_sites_own_words_are_kept() -> None:
     ]
 
 
+def test_the_sites_own_words_are_known_where_no_job_was_submitted() -> None:
+    error = refusal("srun: error: No hardware architecture specified (-C)!\nallocation failure: Unspecified error\n")
+    assert "site's own rules" in error.what
+
+
 def test_a_plugins_words_are_not_taken_for_slurms() -> None:
     error = refusal(f"srun: error: Renew your authentication first\n{UNABLE}Unspecified error\n")
     assert "site's own rules" in error.what

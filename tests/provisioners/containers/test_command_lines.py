@@ -83,6 +83,27 @@ def test_charliecloud_starts_at_home_where_the_notebooks_directory_is_not_seen()
     assert "flags" in complaint(runtime="charliecloud", image="x", volumes=["/a:/b:ro"])
 
 
+def test_a_tmpdir_does_not_take_the_place_of_the_hosts_tmp() -> None:
+    """ch-run(1) shows it as /tmp, where the kernel's directory would be missing."""
+    command = container(runtime="charliecloud", image="x").command(inside(TMPDIR="/scratch/t"))
+    assert command.argv[:3] == ["/usr/bin/env", "--unset=TMPDIR", "ch-run"]
+    assert "TMPDIR=/scratch/t\n" in command.files["environment"]
+
+
+def test_what_podman_would_not_read_in_a_file_is_in_the_environment() -> None:
+    command = container(runtime="podman-hpc", image="x").command(inside(**{"LONG": 70_000 * "x", "#N": "1", "A": "2"}))
+    assert set(command.env) == {"LONG", "#N"}
+    assert {"--env=LONG", "--env=#N"} <= set(command.argv)
+    assert command.files["environment"] == "PYTHONNOUSERSITE=1\nA=2\n"
+
+
+@pytest.mark.parametrize("runtime", ["shifter", "podman-hpc", "charliecloud", "apptainer"])
+@pytest.mark.parametrize("target", ["/tmp", "/tmp/", "/"])
+def test_a_volume_that_would_hide_the_kernels_directory(runtime: str, target: str) -> None:
+    assert "would hide /tmp" in complaint(runtime=runtime, image="x", volumes=[f"/data:{target}"])
+    container(runtime=runtime, image="x", volumes=["/tmp:/tmp"])
+
+
 def test_apptainer_gets_variables_by_its_environment() -> None:
     command = container(runtime="apptainer", image="a.sif", volumes=["/a:/b:ro"]).command(inside(PYTHONPATH="/p", E=""))
     assert command.env == {
@@ -117,6 +138,23 @@ def test_options_that_would_break_it(runtime: str, word: str) -> None:
 )
 def test_apptainers_words(said: str, sentence: str) -> None:
     trouble = container(runtime="apptainer", image="x").explain(255, said)
+    assert trouble
+    assert sentence in trouble.sentence
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ("ch-run[1]: error: can't bind: destination not found: /i/etc/passwd (ch_core.c:111)", "lacks /i/etc/passwd"),
+        (
+            "ch-run[1]: error: can't mount tmpfs at /i/home: No such file or directory (ch_core.c:538 2)",
+            "lacks /i/home",
+        ),
+        ("ch-run[1]: error: can't bind: source not found: /nope (ch_core.c:104)", "source /nope"),
+    ],
+)
+def test_charlieclouds_words(said: str, sentence: str) -> None:
+    trouble = container(runtime="charliecloud", image="x").explain(1, said)
     assert trouble
     assert sentence in trouble.sentence
 

@@ -25,8 +25,10 @@ SITEBOX_IMAGE=$image exec "$@"
 """
 
 
-def block(language: str) -> str:
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+def block(language: str, about: str) -> str:
+    """Return the one block of the guide that has this word."""
+    blocks = re.findall(rf"^```{language}\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+    (found,) = [text for text in blocks if about in text]
     return str(found)
 
 
@@ -52,9 +54,9 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def sitebox(site: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Install the admin guide's example, and the program that it is for."""
-    project = tomllib.loads(block("toml"))
+    project = tomllib.loads(block("toml", GROUP))
     assert project["tool"]["setuptools"]["py-modules"] == ["sitebox"]
-    distribution(site, project["project"]["entry-points"][GROUP], sitebox=block("python"))
+    distribution(site, project["project"]["entry-points"][GROUP], sitebox=block("python", "sitebox"))
     program = site / "bin" / "sitebox"
     program.parent.mkdir()
     program.write_text(SITEBOX)

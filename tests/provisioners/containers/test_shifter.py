@@ -75,7 +75,7 @@ def test_a_volume_that_shifter_would_change_or_refuse(volume: str, why: str) -> 
     assert f'"{volume}"' in problems(shifter(volumes=[volume]))
 
 
-@pytest.mark.parametrize("word", ["--image=x", "--volume", "-V/a:/b", "-i", "--env-file=x", "--"])
+@pytest.mark.parametrize("word", ["--image=x", "--imag=x", "--volume", "-V/a:/b", "-i", "--env-file=x", "--"])
 def test_an_option_that_has_a_key(word: str) -> None:
     assert word in problems(shifter(args=[word]))
 
@@ -187,11 +187,16 @@ def test_a_file_without_variables_is_not_given() -> None:
         ("Unknown flag: bad\ufffd", "does not know the flag"),
         ("Unknown shifter module: x", "no module x"),
         ("Invalid shifter module selection: x", "no module x"),
+        ("FAILED to open env-file: /l/farkernel-a/1.1/environment", "not seen inside: /l/farkernel-a"),
         ("No image specified, or specified incorrectly!", "given no image"),
         ("Not running with root privileges, will fail.", "no privileges"),
         ("shifter: python3: No such file or directory", "no command python3"),
+        ("shifter: /opt/kernel: Permission denied", "/opt/kernel is no program that can be run: Permission denied"),
+        ("shifter: python3: Exec format error", "python3 is no program that can be run: Exec format error"),
+        ("shifter: unrecognized option '--nosuch'\nMissing an argument!", "unrecognized option '--nosuch'"),
+        ("shifter: invalid option -- 'x'\n\nUsage:", "does not take: invalid option -- 'x'"),
         ("/usr/bin/env: \u2018shifter\u2019: No such file or directory", "no shifter on the node"),
-        ("unrecognized option '--image=docker:x'", "no options for Shifter images"),
+        ("srun: unrecognized option '--image=docker:x'", "no options for Shifter images"),
         ("/usr/bin/python3: No module named ipykernel_launcher", "lacks ipykernel"),
     ],
 )  # fmt: skip
@@ -201,6 +206,22 @@ def test_each_failure_has_a_sentence(said: str, sentence: str) -> None:
     assert trouble
     assert sentence in trouble.sentence
     assert trouble.hint.endswith((".", ")"))
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ('FAILED to create volume "to": /var/udiMount//a/b, cannot create', ": /data:/a/b"),
+        ("Mount request path /var/udiMount/mnt not on an approved device", ": /tmp:/mnt:ro"),
+        ('FAILED "from" location is not directory: /var/udiMount/data', ": /data:/a/b"),
+        ("shifter: R: No such file or directory", "no command R"),
+    ],
+)
+def test_a_volume_is_named_as_the_kernelspec_has_it(said: str, named: str) -> None:
+    trouble = shifter(volumes=["/data:/a/b", "/tmp:/mnt:ro"]).explain(1, said)
+
+    assert trouble
+    assert trouble.sentence.endswith(named)
 
 
 def test_what_has_nothing_to_do_with_the_image_is_not_explained() -> None:
