@@ -101,6 +101,8 @@ class FarkernelProcessProxy(BaseProcessProxyABC):
             env=environment.for_gateway(client, os.environ),
             server=os.environ,
             cwd=_working_directory(client, os.environ) or cwd or os.path.expanduser("~"),  # noqa: ASYNC240, PTH111
+            slurm=self._job_type is SlurmJob,
+            another=self.session is None or self.session.phase.over,
         )
         self._kept.restarts.allow(self.kernel_manager)
         self.kernel_manager.shutdown_wait_time = start.request.kernel.shutdown_timeout

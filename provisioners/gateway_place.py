@@ -8,6 +8,7 @@ import os
 import pathlib
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -30,6 +31,7 @@ class Running:
     :param token: a secret
     :param version: farkernel's
     :param socket: a unix socket, or else empty
+    :param relay: with a socket: where `farkernel connect` attaches
     :param url: where it is if it has no unix socket
     """
 
@@ -37,14 +39,22 @@ class Running:
     pid: int
     version: str
     socket: str = ""
+    relay: str = ""
     url: str = ""
 
     def json(self) -> str:
-        """Return it as one line, with either `socket` or `url`."""
+        """Return it as one line, with either `socket` and `relay`, or `url`."""
         return dumps({name: value for name, value in asdict(self).items() if value})
 
 
 _ADAPTER = TypeAdapter(Running)
+
+_PASSING = pathlib.Path("/run/user")
+
+
+def lasting(directory: pathlib.Path) -> pathlib.Path:
+    """Return a directory for what is to outlive the user's logins: another one than pam_systemd(8) removes then."""
+    return pathlib.Path(tempfile.gettempdir()) if directory.is_relative_to(_PASSING) else directory
 
 
 class GatewayPlace:
@@ -59,6 +69,7 @@ class GatewayPlace:
     def __init__(self, base: pathlib.Path) -> None:
         self.path = base / f"{PREFIX}gateway-{os.getuid()}"
         self.socket = self.path / "socket"
+        self.relay = self.path / "relay"
         self._record = self.path / "gateway.json"
         self._lock = -1
 
@@ -77,7 +88,7 @@ class GatewayPlace:
                 said=error.strerror or str(error),
                 hint="Let XDG_RUNTIME_DIR name another, private directory of this host.",
             ) from error
-        for left in (self.socket, self._record):
+        for left in (self.socket, self.relay, self._record):
             left.unlink(missing_ok=True)
         return True
 

@@ -15,6 +15,9 @@ from farkernel.provisioners.states import reason_sentence
 _SAME_JOB = 86400.0
 """Seconds between a record's time of submission and its job's: clocks, and a job that was requeued, may differ."""
 
+_LONG = 14 * 86400.0
+"""Seconds after which a job that nobody is asked about counts no more."""
+
 _SHORTEST = 6
 """Letters of an id at least."""
 
@@ -46,8 +49,6 @@ class Kernel:
     @property
     def orphan(self) -> bool:
         """Whether its server is gone, and its job is not, for all that is known."""
-        if self.record.login:
-            return False  # its launcher and its keeper end it: this host cannot
         return self.fate is Fate.GONE and self.record.job_id is not None and not self.job_is_gone
 
     @property
@@ -56,26 +57,32 @@ class Kernel:
         return self.fate is Fate.ALIVE or self.orphan or (self.fate is Fate.ELSEWHERE and not self.job_is_gone)
 
 
-def with_jobs(records: Sequence[tuple[Record, Fate]], entries: Mapping[int, QueueEntry] | None) -> list[Kernel]:
-    """Put together what lies in files and what Slurm says, the oldest first.
+Queues = Mapping[str, Mapping[int, QueueEntry]]
+"""The user's jobs in each Slurm that has answered, by the login node that leads to it; empty for this host's."""
 
-    :param entries: the user's jobs; None if Slurm has not answered
-    """
-    known = entries or {}
-    asked = entries is not None
-    kernels = [Kernel(record, fate, _entry(record, known), asked and not record.login) for record, fate in records]
+
+def with_jobs(records: Sequence[tuple[Record, Fate]], queues: Queues) -> list[Kernel]:
+    """Put together what lies in files and what Slurm says, the oldest first."""
+    kernels = [
+        Kernel(record, fate, _entry(record, queues.get(record.login, {})), record.login in queues)
+        for record, fate in records
+    ]
     return sorted(kernels, key=lambda kernel: (kernel.record.submitted or 0, kernel.record.kernel_id))
 
 
 def _entry(record: Record, entries: Mapping[int, QueueEntry]) -> QueueEntry | None:
     """Return what squeue says of a record's job, unless that is another one: Slurm uses numbers again."""
-    if record.login:
-        return None  # the number is another Slurm's
     entry = entries.get(record.job_id or 0)
     if entry and entry.submitted and record.submitted is not None:
         apart = abs(entry.submitted.timestamp() - record.submitted)
         return entry if apart < _SAME_JOB else None
     return entry
+
+
+def may_be_there(record: Record, now: float) -> bool:
+    """Whether a job behind ssh may be there, about which nobody is asked."""
+    last = max(record.ends or 0, record.submitted or 0)
+    return bool(record.login) and record.job_id is not None and now - last < _LONG
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,7 @@ class Row:
     :param elapsed: seconds since it started; since it was submitted as long as it waits
     :param left: seconds that its job may still run; None without a limit
     :param server: the server's host
+    :param login: the login node by which its job's Slurm is reached; empty for this host's
     :param ended: when it was released, in seconds since 1970; None as long as it is there
     :param why: why it has ended
     """
@@ -107,6 +115,7 @@ class Row:
     server_pid: int
     ended: float | None = None
     why: str = ""
+    login: str = ""
 
 
 def rows(kernels: Sequence[Kernel], now: float, ended: Sequence[Record] = ()) -> list[Row]:
@@ -149,6 +158,7 @@ def _row(kernel: Kernel, short: str, now: float) -> Row:
         server_pid=record.server.pid,
         ended=record.ended,
         why=record.why,
+        login=record.login,
     )
 
 
@@ -266,12 +276,14 @@ class Chore(Enum):
 def chore(kernel: Kernel, *, force: bool) -> Chore:
     """Say what is to be done.
 
-    :param force: take servers on other hosts for gone
+    :param force: take servers on other hosts for gone, and jobs behind a login node that cannot be reached
     """
     gone = kernel.fate is Fate.GONE or (kernel.fate is Fate.ELSEWHERE and (force or kernel.job_is_gone))
     if not gone:
         return Chore.KEEP
     if kernel.has_job:
         return Chore.CANCEL
-    ends_by_itself = kernel.record.job_id is None or kernel.record.login
-    return Chore.REMOVE if kernel.asked or ends_by_itself else Chore.UNKNOWN
+    if kernel.asked or kernel.record.job_id is None:
+        return Chore.REMOVE
+    # a login node may never be reached again, and the job has ended by itself then
+    return Chore.REMOVE if kernel.record.login and force else Chore.UNKNOWN

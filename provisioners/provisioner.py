@@ -77,6 +77,8 @@ class FarkernelProvisioner(KernelProvisionerBase):
             env=env,
             server=os.environ,
             cwd=kwargs.get("cwd") or ".",
+            slurm=self._job_type is SlurmJob,
+            another=self._session is None or self._session.phase.over,
         )
         under_server = isinstance(getattr(self.parent, "parent", None), MultiKernelManager)
         self._progress.enabled = not under_server

@@ -32,7 +32,7 @@ from farkernel.provisioners.background import Background
 from farkernel.provisioners.clients import Clients
 from farkernel.provisioners.containers.base import Command, Container
 from farkernel.provisioners.errors import FarkernelError, JobEnded, NodeLost, QueueTimeout, StartCancelled
-from farkernel.provisioners.image_failures import image_failure
+from farkernel.provisioners.image_failures import image_failure, in_image
 from farkernel.provisioners.job import Job, Status
 from farkernel.provisioners.life import Life, Phase, Step
 from farkernel.provisioners.recorder import Recorder
@@ -121,6 +121,7 @@ class Session:
         self._told_reason = ""
         self._ready: asyncio.Future[None] | None = None
         self._stopping = False
+        self._deadly: set[int] = set()  # signals that were sent to end it
         self._bringing_up: asyncio.Task[None] | None = None
         self._one_start = asyncio.Lock()
         self._ending: asyncio.Task[None] | None = None
@@ -176,6 +177,7 @@ class Session:
             raise _cancelled(plan)
         self._plan = plan
         self._stopping = False
+        self._deadly.clear()
         self._ended.clear()
         self.exit_code, self.error = None, None
         await self._abandon_start()
@@ -323,7 +325,9 @@ class Session:
         try:
             await asyncio.wait_for(asyncio.shield(self._ready), limit)
         except TimeoutError:
-            raise kernel_failures.silent(self._plan.name, self.node, limit) from None
+            plan = self._plan
+            error = kernel_failures.silent(plan.name, self.node, limit)
+            raise in_image(error, plan.container, kernelspec=plan.kernel_name) from None
 
     # ---- progress ----
 
@@ -360,8 +364,10 @@ class Session:
 
     async def signal(self, number: int) -> None:
         """Send the kernel a signal; one that would end it cancels a start that is under way."""
-        self._stopping |= number in {signal.SIGTERM, signal.SIGKILL}
-        if self._stopping and self.phase.on_its_way:
+        deadly = number in {signal.SIGTERM, signal.SIGKILL}
+        if deadly:
+            self._deadly.add(number)
+        if deadly and self.phase.on_its_way:
             await self.cancel()
         elif self._remote:
             self._remote.order(SignalKernel(_KERNEL, number))
@@ -554,13 +560,22 @@ class Session:
     def _on_kernel_ended(self, event: KernelEnded) -> None:
         if self.phase.on_its_way:
             self._spawn(self._on_early_end(event))
-        elif kernel_failures.by_signal(event) and not self._stopping:
+        elif self._may_be_the_jobs_end(event):
             self._spawn(self._on_killed(event))
         else:
             self._note_death(event)
 
+    def _is_ours(self, event: KernelEnded) -> bool:
+        """Whether we have ended it; a kernel may handle a signal, and crash later."""
+        return self._stopping or kernel_failures.signal_of(event) in self._deadly
+
+    def _may_be_the_jobs_end(self, event: KernelEnded) -> bool:
+        """Whether a signal that is not ours has ended it; podman's code for that is 0, at the end of its job."""
+        killed = kernel_failures.signal_of(event) or self._plan.container.request.image
+        return bool(killed) and not self._is_ours(event)
+
     async def _on_killed(self, event: KernelEnded) -> None:
-        """A signal that is not ours has ended the kernel; if it was the job's end, that is what is to be told."""
+        """A signal that is not ours may have ended the kernel; if it was the job's end, that is what is to be told."""
         job = self.job
         if job:
             with contextlib.suppress(TimeoutError):
@@ -573,9 +588,10 @@ class Session:
         assert self._clients
         sentence = kernel_failures.death(event, self.node)
         self._recorder.say(sentence)
-        if not self._stopping:
+        ours = self._is_ours(event)
+        if not ours:
             self._log.warning("%s", sentence)
-        self._end_requests(_problem("KernelDied", sentence), aborted=self._stopping)
+        self._end_requests(_problem("KernelDied", sentence), aborted=ours)
         self._clients.hold(beating=False)
         self._set_ended(Step.KERNEL_ENDED, event.exit_code)
 
@@ -598,10 +614,13 @@ class Session:
             if event.generation != self._generation:
                 return  # another start has begun meanwhile
             if not shared and self._remote and self.phase.on_its_way:
-                self._log.info("The kernel has ended at once (%s); trying TCP", kernel_failures.how(event))
+                text = kernel_failures.without_ipc(event, self.node)
+                self._log.info("%s", text)
+                self._recorder.say(text)
                 self._remote.order(self._next_order("tcp"))
                 return
-        self._resolve(kernel_failures.early_end(event, plan.argv, plan.name, self.node, shared=shared))
+        error = kernel_failures.early_end(event, plan.argv, plan.name, self.node, shared=shared)
+        self._resolve(in_image(error, plan.container, kernelspec=plan.kernel_name))
 
     def _spawn(self, work: Any) -> None:
         task = self._loop.create_task(work)

@@ -14,12 +14,15 @@ from typing import Any, Protocol
 
 from farkernel.provisioners import environment
 from farkernel.provisioners.background import Background
+from farkernel.provisioners.census import check_counts
 from farkernel.provisioners.containers.base import Container, Inside
 from farkernel.provisioners.containers.registry import container_of
+from farkernel.provisioners.effective import Effective, effective
 from farkernel.provisioners.job import Job, Status
 from farkernel.provisioners.kernel_command import with_modules
+from farkernel.provisioners.per_launch import choices
 from farkernel.provisioners.records import Record
-from farkernel.provisioners.request import Request, check_kernelspec, parse_request
+from farkernel.provisioners.request import Request, check_kernelspec
 from farkernel.provisioners.server_process import this_server
 from farkernel.provisioners.session import Plan, Session
 from farkernel.provisioners.surroundings import Surroundings, surroundings
@@ -50,17 +53,23 @@ class Signing(Protocol):
 class Start:
     """What is to be started.
 
+    :param whole: the request, and what it was made of
     :param place: where the job is submitted
     :param env: the environment that it is submitted with
     :param notebook: the notebook's path, empty if there is none
     """
 
     plan: Plan
-    request: Request
+    whole: Effective
     container: Container
     place: Surroundings
     env: Mapping[str, str]
     notebook: str
+
+    @property
+    def request(self) -> Request:
+        """What the kernelspec asks for."""
+        return self.whole.request
 
 
 def command(spec: KernelSpec, extra_arguments: Sequence[str], names: Mapping[str, Any]) -> list[str]:
@@ -88,6 +97,8 @@ async def prepare(
     env: Mapping[str, str],
     server: Mapping[str, str],
     cwd: str,
+    slurm: bool,
+    another: bool,
 ) -> Start:
     """Read a kernelspec, and make all of it ready that does not depend on the kernel's life.
 
@@ -96,16 +107,28 @@ async def prepare(
     :param env: what Jupyter wants the kernel to have
     :param server: the server's own environment
     :param cwd: where Jupyter wants it to run
-    :raises FarkernelError: it asks for something that is not valid, or its login node cannot be reached
+    :param slurm: it runs in a job, not on this machine
+    :param another: it is one more kernel, and not one that is started anew
+    :raises FarkernelError: it asks for something that is not valid or not allowed, or its login node cannot be reached
     """
     source = str(pathlib.Path(spec.resource_dir, "kernel.json"))
-    request = parse_request(spec.metadata.get("kernel_provisioner", {}).get("config", {}), source=source)
+    config = spec.metadata.get("kernel_provisioner", {}).get("config", {})
+    whole = await asyncio.to_thread(
+        effective, config, source=source, env=env, server=server, named=spec.env, chosen=choices(env), slurm=slurm
+    )
     check_kernelspec(spec.argv, spec.env, source=source)
-    place = await shared.run(surroundings(shared, request, server, cwd))
+    whole.check(slurm=slurm)  # before anything is asked of another host
+    place = await shared.run(surroundings(shared, whole.request, server, cwd))
+    own = environment.for_kernel(env, server, spec.env)
+    if another:
+        login = whole.request.login or ""
+        host = place.queue.host if login else None
+        await shared.run(check_counts(whole.policy, slurm=slurm, login=login, host=host))
+    request = whole.request
     container = await asyncio.to_thread(container_of, request, source=source, paths=place.paths)
     inside = Inside(
         argv=argv,
-        env=environment.for_kernel(env, server, spec.env),
+        env=whole.passed(own),
         home=place.home,
         cwd=[request.kernel.cwd] if request.kernel.cwd else [place.cwd, place.home],
         directory=request.launcher.on_node,
@@ -121,8 +144,8 @@ async def prepare(
         cwd=inside.cwd,
     )
     wanted = env if place.paths is None else {**place.environ, **inside.env}  # nothing of this host's own elsewhere
-    submission = environment.for_submission(wanted, place.environ)
-    return Start(plan, request, container, place, submission, submission.get("JPY_SESSION_NAME", ""))
+    submission = whole.submitted(environment.for_submission(wanted, place.environ), slurm=slurm)
+    return Start(plan, whole, container, place, submission, submission.get("JPY_SESSION_NAME", ""))
 
 
 def new_session(

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import time
 from dataclasses import replace
 
-from farkernel.provisioners import commands, process
-from farkernel.provisioners.commands import QueueEntry
 from farkernel.provisioners.errors import FarkernelError
 from farkernel.provisioners.life import Phase
-from farkernel.provisioners.listing import local_time, with_jobs
+from farkernel.provisioners.listing import local_time, may_be_there, with_jobs
 from farkernel.provisioners.records import Fate, Record
 from farkernel.provisioners.server_process import fate, this_server
+from farkernel.provisioners.slurms import users_jobs
 from farkernel.provisioners.state_files import StateFiles
 from farkernel.provisioners.writer import Writer
-
-_TIMEOUT = 30.0
 
 log = logging.getLogger("farkernel")
 
@@ -26,7 +22,8 @@ log = logging.getLogger("farkernel")
 async def sweep(files: StateFiles, writer: Writer) -> None:
     """See to the records whose server is gone for certain, but those of jobs that are still there; remove old logs.
 
-    The last record of such a kernel stays with its log.
+    Nobody is asked by ssh: a job behind a login node may be there for long. The last record of such a kernel stays with
+    its log.
     """
     try:
         gone = await writer.ask(lambda: _gone(files))
@@ -34,8 +31,8 @@ async def sweep(files: StateFiles, writer: Writer) -> None:
     except (FarkernelError, OSError) as error:
         log.info("Old records of kernels stay for now: %s", error)
         return
-    for kernel in with_jobs([(record, Fate.GONE) for record in gone], entries):
-        if not kernel.has_job:
+    for kernel in with_jobs([(record, Fate.GONE) for record in gone], {"": entries}):
+        if not kernel.has_job and not may_be_there(kernel.record, time.time()):
             writer.do(functools.partial(retire, files, kernel.record))
     writer.do(files.sweep)
 
@@ -50,18 +47,3 @@ def retire(files: StateFiles, record: Record) -> None:
 def _gone(files: StateFiles) -> list[Record]:
     here = this_server()
     return [record for record in files.there() if fate(record.server, here) is Fate.GONE]
-
-
-async def users_jobs() -> dict[int, QueueEntry]:
-    """Ask Slurm for all jobs of this user that have not ended, in one call.
-
-    :raises FarkernelError: there is no Slurm, or it does not answer
-    """
-    argv = commands.squeue_of_user_argv(os.getuid())
-    try:
-        done = await process.run(argv, env=commands.query_env(os.environ), timeout=_TIMEOUT)
-    except TimeoutError as error:
-        raise FarkernelError(f"Slurm does not answer: {error}.") from error
-    if done.returncode:
-        raise FarkernelError("Slurm does not say which jobs there are.", said=done.stderr)
-    return commands.parse_squeue(done.stdout)

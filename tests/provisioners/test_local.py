@@ -488,6 +488,24 @@ def test_a_cell_that_ends_its_kernel_is_told_how_and_so_is_what_waits_behind_it(
 
 
 @pytest.mark.usefixtures("site")
+def test_a_crash_is_told_also_after_a_signal_that_the_kernel_has_handled() -> None:
+    async def use() -> None:
+        async with _notebook() as notebook:
+            handle = "import signal; signal.signal(signal.SIGTERM, lambda *_: globals().update(told=True))"
+            await notebook.run(handle)
+            await notebook.manager.signal_kernel(signal.SIGTERM)
+            waits = "import time\nwhile 'told' not in globals(): time.sleep(0.02)"
+            assert (await notebook.run(waits))[0]["status"] == "ok"
+
+            reply, _ = await notebook.run("import os; os._exit(3)")
+
+            assert (reply["status"], reply["ename"]) == ("error", "KernelDied")
+            assert "exit code 3" in reply["evalue"]
+
+    asyncio.run(use())
+
+
+@pytest.mark.usefixtures("site")
 def test_what_is_asked_of_a_kernel_that_has_crashed_is_not_done_by_the_next() -> None:
     async def use() -> None:
         async with _notebook() as notebook:
@@ -1010,6 +1028,8 @@ def test_a_kernel_of_this_machine_is_not_one_behind_ssh(site: Site) -> None:
 
     with pytest.raises(RequestError, match="names the login node alice@cori01"):
         asyncio.run(make())
+    site.kernelspec(login="alice@nowhere.invalid")
+    assert "login: alice@nowhere.invalid is another host" in str(_fail(RequestError))  # before ssh looks for it
 
 
 @pytest.mark.parametrize("command", ["no-such-kernel", "/no/such/kernel"])

@@ -10,7 +10,7 @@ import pytest
 from farkernel.provisioners.commands import QueueEntry
 from farkernel.provisioners.errors import KernelNotFound
 from farkernel.provisioners.life import Phase
-from farkernel.provisioners.listing import Chore, Kernel, chore, find, rows, short_id, with_jobs
+from farkernel.provisioners.listing import Chore, Kernel, chore, find, may_be_there, rows, short_id, with_jobs
 from farkernel.provisioners.records import BadRecord, Fate, Record, Server, decode, encode, fate_of, file_stem
 from farkernel.provisioners.states import JobState
 
@@ -148,38 +148,48 @@ def test_how_long_a_kernel_has_run_and_may_run() -> None:
 def test_records_and_jobs_are_put_together_the_oldest_first() -> None:
     newer, older = record("b", job_id=7, submitted=NOW), record("a", submitted=NOW - 1)
 
-    assert with_jobs([(newer, Fate.ALIVE), (older, Fate.GONE)], {7: entry(), 8: entry(job_id=8)}) == [
+    assert with_jobs([(newer, Fate.ALIVE), (older, Fate.GONE)], {"": {7: entry(), 8: entry(job_id=8)}}) == [
         Kernel(older, Fate.GONE, None, asked=True),
         Kernel(newer, Fate.ALIVE, entry(), asked=True),
     ]
-    assert not with_jobs([(newer, Fate.ALIVE)], None)[0].asked
+    assert not with_jobs([(newer, Fate.ALIVE)], {})[0].asked
 
 
 @pytest.mark.parametrize(("later", "chore_"), [(1, Chore.CANCEL), (90_000, Chore.REMOVE)])
 def test_a_job_that_was_given_the_same_number_much_later_is_another_one(later: int, chore_: Chore) -> None:
     submitted = datetime.fromtimestamp(NOW - 600 + later)  # noqa: DTZ006
-    jobs = {7: entry(submitted=submitted)}
+    jobs = {"": {7: entry(submitted=submitted)}}
     (kernel,) = with_jobs([(record(job_id=7), Fate.GONE)], jobs)
 
     assert chore(kernel, force=True) is chore_
 
 
 @pytest.mark.parametrize(
-    ("fate", "there", "forced", "otherwise"),
+    ("queues", "orphan", "forced", "otherwise"),
     [
-        (Fate.ALIVE, True, Chore.KEEP, Chore.KEEP),
-        (Fate.GONE, False, Chore.REMOVE, Chore.REMOVE),
-        (Fate.ELSEWHERE, True, Chore.REMOVE, Chore.KEEP),
+        # this host's Slurm, if it has one, has another job of the same number
+        ({"": {7: entry()}}, True, Chore.REMOVE, Chore.UNKNOWN),
+        ({"": {}, "alice@cori01": {7: entry()}}, True, Chore.CANCEL, Chore.CANCEL),
+        ({"": {7: entry()}, "alice@cori01": {}}, False, Chore.REMOVE, Chore.REMOVE),
     ],
 )
-def test_a_job_behind_ssh_is_none_of_this_hosts(fate: Fate, there: bool, forced: Chore, otherwise: Chore) -> None:
-    """This host's Slurm, if it has one, has another job of the same number."""
-    (kernel,) = with_jobs([(record(job_id=7, login="alice@cori01"), fate)], {7: entry()})
+def test_a_job_behind_ssh_is_that_slurms(
+    queues: dict[str, dict[int, QueueEntry]], orphan: bool, forced: Chore, otherwise: Chore
+) -> None:
+    (kernel,) = with_jobs([(record(job_id=7, login="alice@cori01"), Fate.GONE)], queues)
 
-    assert kernel.there is there
-    assert not kernel.orphan
+    assert kernel.there is kernel.orphan is orphan
     assert chore(kernel, force=True) is forced
     assert chore(kernel, force=False) is otherwise
+
+
+def test_a_job_behind_ssh_that_nobody_asks_about_may_be_there_for_a_while() -> None:
+    there = record(job_id=7, login="alice@cori01")
+
+    assert may_be_there(there, NOW)
+    assert not may_be_there(there, NOW + 20 * 86400)
+    assert not may_be_there(record(login="alice@cori01"), NOW)
+    assert not may_be_there(record(job_id=7), NOW)
 
 
 def test_a_short_id_is_one_kernels() -> None:
