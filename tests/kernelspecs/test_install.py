@@ -2,12 +2,13 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 
-from farkernel.kernelspecs.install import install, installed, is_on_jupyter_path
-from farkernel.kernelspecs.templates import Settings, apply_settings, load_template
+from farkernel.kernelspecs.install import installed, is_on_jupyter_path, write
+from farkernel.kernelspecs.templates import Template, load_template
 from farkernel.provisioners.errors import FarkernelError, RequestError
 
 
@@ -18,6 +19,16 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("JUPYTER_DATA_DIR", str(folder))
     monkeypatch.delenv("JUPYTER_PATH", raising=False)
     return folder
+
+
+def install(template: Template, name: str = "", **more: Any) -> Path:
+    return write(template.content, name or template.name, **more)
+
+
+def changed(name: str, **slurm: str) -> Template:
+    template = load_template(name)
+    template.config["slurm"].update(slurm)
+    return template
 
 
 @pytest.mark.parametrize("name", ["cori-haswell", "cori-knl", "cori-knl-shifter", "local"])
@@ -32,7 +43,8 @@ def test_jupyter_finds_what_was_installed_for_the_user(name: str, data: Path) ->
     expected = copy.deepcopy(template.spec)
     expected["metadata"]["kernel_provisioner"].setdefault("config", {})  # as Jupyter does
     assert {key: spec.to_dict()[key] for key in expected} == expected
-    assert {file.name: file.read_bytes() for file in folder.glob("logo-*")} == template.logos
+    logos = {name: file.content for name, file in template.content.files.items()}
+    assert {file.name: file.read_bytes() for file in folder.glob("logo-*")} == logos
     assert is_on_jupyter_path(folder)
 
 
@@ -59,7 +71,7 @@ def test_an_existing_kernelspec_is_not_touched() -> None:
 def test_replace_overwrites() -> None:
     install(load_template("cori-knl"))
 
-    install(apply_settings(load_template("cori-knl"), Settings(account="m1234")), replace=True)
+    install(changed("cori-knl", account="m1234"), replace=True)
 
     assert installed()[0].config["slurm"]["account"] == "m1234"
 
@@ -85,9 +97,11 @@ def test_a_name_that_is_no_plain_folder_is_refused(name: str, data: Path) -> Non
 
 
 def test_a_config_that_is_not_valid_is_not_written(data: Path) -> None:
-    template = apply_settings(load_template("cori-knl"), Settings(time="soon"))
+    template = changed("cori-knl", time="soon")
 
-    with pytest.raises(RequestError, match=r"cori-knl/kernel\.json: slurm\.time"):
+    with pytest.raises(
+        RequestError, match=r"the kernelspec cori-knl: slurm\.time: it is \"soon\"\n→ Write Slurm's time"
+    ):
         install(template)
 
     assert not data.exists()
