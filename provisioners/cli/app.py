@@ -11,7 +11,21 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from farkernel.provisioners.cli import cancel, clean, demo, doctor, gateway, images, kernelspec, logs, ps
+from farkernel.provisioners.cli import (
+    cancel,
+    clean,
+    connect,
+    demo,
+    doctor,
+    gateway,
+    images,
+    kernelspec,
+    logs,
+    policy,
+    ps,
+    run,
+    template,
+)
 from farkernel.provisioners.errors import FarkernelError
 
 app = typer.Typer(
@@ -22,13 +36,17 @@ app = typer.Typer(
 )
 app.add_typer(images.app, name="images")
 app.add_typer(kernelspec.app, name="kernelspec")
+app.add_typer(policy.app, name="policy")
+app.add_typer(template.app, name="template")
 app.command("ps")(ps.ps)
 app.command("logs")(logs.logs)
 app.command("cancel")(cancel.cancel)
 app.command("clean")(clean.clean)
+app.command("connect")(connect.connect)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.command("gateway")(gateway.gateway)
+app.command("run")(run.run)
 
 
 def main() -> None:

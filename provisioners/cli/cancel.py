@@ -14,8 +14,8 @@ from farkernel.provisioners.errors import FarkernelError
 
 if TYPE_CHECKING:
     from farkernel.provisioners.listing import Kernel
+    from farkernel.provisioners.slurms import Slurms
 
-_TIMEOUT = 30.0
 _PATIENCE = 90.0
 """Seconds until a job that was cancelled is gone: Slurm gives its programs KillWait, 30 s as a rule."""
 
@@ -41,17 +41,24 @@ def cancel(
 
 async def _cancel(wanted: str | None) -> bool:
     """Return whether all were ended."""
-    from farkernel.provisioners.cli.known import look, state_files  # noqa: PLC0415 (imports late, see app.py)
+    from farkernel.provisioners.slurms import Slurms  # noqa: PLC0415 (imports late, see app.py)
+
+    async with Slurms() as slurms:
+        return await _cancel_with(slurms, wanted)
+
+
+async def _cancel_with(slurms: "Slurms", wanted: str | None) -> bool:
+    from farkernel.provisioners.cli.known import look, state_files  # noqa: PLC0415
     from farkernel.provisioners.listing import find  # noqa: PLC0415
 
-    known = await look(state_files())
+    known = await look(state_files(), slurms)
     there = [kernel for kernel in known.kernels if kernel.there]
     if wanted is not None:
         record = find(wanted, [kernel.record for kernel in there])
         there = [kernel for kernel in there if kernel.record is record]
     elif not there:
         typer.echo("There are no kernels.")
-    results = await asyncio.gather(*(_end_one(kernel) for kernel in there), return_exceptions=True)
+    results = await asyncio.gather(*(_end_one(kernel, slurms) for kernel in there), return_exceptions=True)
     for result in results:
         if isinstance(result, FarkernelError):
             Console(stderr=True, soft_wrap=True).print(Text(str(result), style="red"))
@@ -62,7 +69,7 @@ async def _cancel(wanted: str | None) -> bool:
     return not any(isinstance(result, FarkernelError) for result in results)
 
 
-async def _end_one(kernel: "Kernel") -> str:
+async def _end_one(kernel: "Kernel", slurms: "Slurms") -> str:
     """End a kernel; return what to say.
 
     :raises FarkernelError: it cannot be ended
@@ -70,46 +77,23 @@ async def _end_one(kernel: "Kernel") -> str:
     from farkernel.provisioners.listing import name_of  # noqa: PLC0415
 
     job_id, login = kernel.record.job_id, kernel.record.login
-    if login:
-        raise FarkernelError(
-            f"The job of {name_of(kernel.record)} is on the cluster behind {login}.",
-            hint=f"Shut the kernel down where it was started, or run `ssh {login} scancel {job_id or 'JOB'}`.",
-        )
     if job_id is not None:
         if kernel.job_is_gone:
             return f"Slurm job {job_id} of {name_of(kernel.record)} is gone already."
-        await cancel_job(job_id)
-        await wait_for_job(job_id)
+        await slurms.cancel(login, job_id)
+        await wait_for_job(slurms, login, job_id)
         return f"Slurm job {job_id} of {name_of(kernel.record)} is cancelled."
     await _end_launcher(kernel)
     return f"The {name_of(kernel.record)} has ended."
 
 
-async def cancel_job(job_id: int) -> None:
-    """Cancel a job.
-
-    :raises FarkernelError: Slurm does not do it
-    """
-    from farkernel.provisioners import commands, process  # noqa: PLC0415
-
-    argv = commands.scancel_argv(job_id)
-    try:
-        done = await process.run(argv, env=commands.query_env(os.environ), timeout=_TIMEOUT)
-    except TimeoutError as error:
-        raise FarkernelError(f"Slurm job {job_id} was not cancelled: {error}.", hint="Try again later.") from error
-    if done.returncode:
-        raise FarkernelError(f"Slurm job {job_id} was not cancelled.", said=done.stderr, hint="Try again later.")
-
-
-async def wait_for_job(job_id: int) -> None:
+async def wait_for_job(slurms: "Slurms", login: str, job_id: int) -> None:
     """Wait until a job that was cancelled is gone.
 
     :raises FarkernelError: it stays
     """
-    from farkernel.provisioners.sweep import users_jobs  # noqa: PLC0415
-
     deadline = time.monotonic() + _PATIENCE
-    while (entry := (await users_jobs()).get(job_id)) and not entry.state.ended:
+    while (entry := (await slurms.jobs(login)).get(job_id)) and not entry.state.ended:
         if time.monotonic() > deadline:
             raise FarkernelError(
                 f"Slurm job {job_id} was cancelled, and is still {entry.state.lower()}.",

@@ -8,8 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from farkernel.kernelspecs.folder import KERNEL_FILE
 from farkernel.kernelspecs.install import Installed, find_installed
-from farkernel.kernelspecs.templates import KERNEL_FILE
 from farkernel.provisioners.cli.check_launcher import last_lines, no_job, small_job
 from farkernel.provisioners.cli.check_slurm import slurm_is_here
 from farkernel.provisioners.cli.findings import Finding, ok, problem, warning
@@ -23,16 +23,17 @@ from farkernel.provisioners.cli.image_probe import (
     python_of,
     read_answer,
 )
-from farkernel.provisioners.cli.runtimes import runtimes_here
+from farkernel.provisioners.cli.runtimes import runtime_of
 from farkernel.provisioners.commands import srun_argv, srun_env
 from farkernel.provisioners.containers.base import CHECK_COMMAND, Container, Inside, python_trouble
 from farkernel.provisioners.containers.registry import container_of
+from farkernel.provisioners.effective import Effective, effective
 from farkernel.provisioners.environment import for_kernel, for_submission
 from farkernel.provisioners.errors import FarkernelError
 from farkernel.provisioners.kernel_command import MODULES_FAILED, with_modules
-from farkernel.provisioners.process import Finished, run
+from farkernel.provisioners.process import SRUNS_END, Finished, run
 from farkernel.provisioners.refusals import explain_refusal
-from farkernel.provisioners.request import Request, parse_request
+from farkernel.provisioners.request import Request
 
 _OTHER_COMMAND = "Correct argv in the kernelspec, or choose another image."
 _IPYKERNEL = ("-m", "ipykernel_launcher")
@@ -44,16 +45,22 @@ _SLACK = 15.0  # for a program that cannot be ended at once
 class Wanted:
     """What is to be looked for, and where.
 
+    :param whole: the request, and what it was made of
     :param argv: the kernel's command
     :param env: the kernelspec's variables
     :param kernel: what Slurm's refusal names
     """
 
-    request: Request
+    whole: Effective
     container: Container
     argv: list[str]
     env: dict[str, str]
     kernel: str
+
+    @property
+    def request(self) -> Request:
+        """What the kernelspec asks for."""
+        return self.whole.request
 
     @property
     def limit(self) -> int:
@@ -64,25 +71,26 @@ class Wanted:
 def wanted(image: str | None, *, runtime: str | None, kernel: str | None, command: str | None) -> Wanted:
     """Say what is to be looked for: what the kernelspec `kernel` has, and what is given beside it.
 
-    :raises FarkernelError: there is no such kernelspec, it is not valid, there is no image, or no runtime
+    :raises FarkernelError: there is no such kernelspec, it is not valid, there is no image, or not one runtime for it
     """
     spec = find_installed(kernel) if kernel else None
     config = dict(spec.config) if spec else {}
     source = spec.source if spec else "IMAGE"
-    container = parse_request(config, source=source).container.model_dump(exclude_unset=True)
+    container = effective(config, source=source).request.container.model_dump(exclude_unset=True)
     if image:
         source, container["image"] = "IMAGE", image
     if "image" not in container:
         raise FarkernelError(f"The kernelspec {kernel} runs its kernels in no image.", hint="Name an IMAGE, too.")
     if runtime or container.get("runtime", "none") == "none":
-        container["runtime"] = runtime or runtimes_here(None)[0].name
-    request = parse_request({**config, "container": container}, source=source)
+        container["runtime"] = runtime or runtime_of(container["image"])
     argv, env = _command(spec)
+    config["container"] = container
+    whole = effective(config, source=source, env={**os.environ, **env}, server=os.environ, named=env)
     if command:
         argv = [command, *(_IPYKERNEL if python_of([command]) == command else ())]
     return Wanted(
-        request=request,
-        container=container_of(request, source=source),
+        whole=whole,
+        container=container_of(whole.request, source=source),
         argv=argv,
         env=env,
         kernel=spec.display_name if spec else container["image"],
@@ -93,9 +101,11 @@ async def check_image(what: Wanted, *, wait: float | None = None) -> list[Findin
     """Start the image, and look.
 
     :param wait: on a node, whose job may wait so many seconds; None is on this host
+    :raises PolicyRefused: the site's policy does not allow it
     """
     if wait is not None and not slurm_is_here():
         return [problem("image", "srun is not on PATH", "Try it on a login node, or without --on-node.")]
+    what.whole.check(slurm=wait is not None)
     try:
         done = await _run(what, wait)
     except TimeoutError as error:
@@ -132,8 +142,8 @@ async def _run(what: Wanted, wait: float | None) -> Finished:
     if wait is not None:
         slurm = small_job(what.request.slurm, name="farkernel-images")
         argv = srun_argv(slurm, argv, options=what.container.slurm_options())
-        env, timeout = srun_env(slurm, env), wait + what.limit
-    return await run(argv, env=env, timeout=timeout, input=files, die_with_us=True)
+        env, timeout = srun_env(slurm, what.whole.submitted(env)), wait + what.limit
+    return await run(argv, env=env, timeout=timeout, input=files, die_by=SRUNS_END)
 
 
 def _failure(what: Wanted, done: Finished, answer: Answer, *, on_node: bool) -> Finding | None:

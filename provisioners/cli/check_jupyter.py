@@ -5,27 +5,24 @@ from collections.abc import Iterable
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec
+from pathlib import Path
 
 import zmq
 from jupyter_client._version import __version__ as jupyter_client
 from jupyter_client._version import version_info
 
-from farkernel.kernelspecs.install import Installed
+from farkernel.kernelspecs.check import PROVISIONERS as ENTRY_POINTS
+from farkernel.kernelspecs.flaws import PROXIES, PROXY_MODULE
+from farkernel.provisioners.cli.check_file import check_file
 from farkernel.provisioners.cli.findings import Finding, ok, problem, warning
-from farkernel.provisioners.containers.registry import container_of
-from farkernel.provisioners.errors import RequestError
 from farkernel.provisioners.jupyter_version import too_old
-from farkernel.provisioners.request import check_process_proxy, parse_request
 
-ENTRY_POINTS = "jupyter_client.kernel_provisioners"
-PROVISIONERS = ("farkernel-local", "farkernel-slurm")
-PROXY_MODULE = "farkernel.provisioners.enterprise_gateway"
-PROXIES = (f"{PROXY_MODULE}.LocalProcessProxy", f"{PROXY_MODULE}.SlurmProcessProxy")
+PROVISIONERS = tuple(PROXIES)
 
 
-def check_jupyter(specs: Iterable[Installed]) -> list[Finding]:
-    """Look at this Python's Jupyter, and at each of the kernelspecs."""
-    found = [_check_spec(spec) for spec in specs]
+def check_jupyter(files: Iterable[Path]) -> list[Finding]:
+    """Look at this Python's Jupyter, and at each kernel.json, as `farkernel kernelspec check` does."""
+    found = [finding for file in files for finding in check_file(file)]
     none = warning(
         "kernelspecs",
         "none of farkernel's is installed",
@@ -77,26 +74,3 @@ def _check_proxies() -> Finding:
     except ImportError as error:
         return problem(subject, f"{PROXY_MODULE} cannot be loaded: {error}", "Install farkernel again in this Python.")
     return ok(subject, f"for Enterprise Gateway: {module.__name__}")
-
-
-def _check_spec(spec: Installed) -> Finding:
-    subject = f"kernelspec {spec.name}"
-    if spec.provisioner not in PROVISIONERS:
-        return problem(
-            subject,
-            f"{spec.source} names the provisioner {spec.provisioner}",
-            f"There are: {', '.join(PROVISIONERS)}.",
-        )
-    try:
-        container_of(parse_request(spec.config, source=spec.source), source=spec.source)
-        check_process_proxy(spec.process_proxy.get("config", {}), source=spec.source)
-    except RequestError as error:
-        return problem(subject, str(error), f"Correct {spec.source}, or install it again with --replace.")
-    proxy = str(spec.process_proxy.get("class_name", ""))
-    if proxy not in PROXIES and (proxy.startswith("farkernel.") or _has_enterprise_gateway()):
-        return problem(
-            subject,
-            f"{spec.source} names {proxy or 'nothing'} in metadata.process_proxy.class_name",
-            f"Enterprise Gateway would not run its kernels by farkernel. There are: {', '.join(PROXIES)}.",
-        )
-    return ok(subject, f"{spec.display_name} ({spec.source})")

@@ -12,11 +12,12 @@ from farkernel.provisioners.cli import check_directions
 from farkernel.provisioners.cli.check_slurm import slurm_is_here
 from farkernel.provisioners.cli.findings import Finding, ok, problem, warning
 from farkernel.provisioners.commands import Allocated, parse_srun_line, srun_argv, srun_env
+from farkernel.provisioners.effective import Effective, effective
 from farkernel.provisioners.environment import for_submission
-from farkernel.provisioners.errors import CommandMissing, RequestError
+from farkernel.provisioners.errors import CommandMissing, PolicyRefused, PolicyUnusable, RequestError
 from farkernel.provisioners.process import Finished, converse, run
 from farkernel.provisioners.refusals import explain_refusal, slurm_words
-from farkernel.provisioners.request import Request, SlurmRequest, parse_request
+from farkernel.provisioners.request import Request, SlurmRequest
 
 ON_NODE = "launcher on a node"
 SLURM_PROVISIONER = "farkernel-slurm"
@@ -39,8 +40,14 @@ print(json.dumps(facts), flush=True)
 
 
 async def check_here(specs: Iterable[Installed]) -> list[Finding]:
-    """Try the launcher's Python of every valid kernelspec (this Python when there is none) on this host."""
-    pythons = [launcher_python(request) for _, request in _valid(specs)]
+    """Try the launcher's Python of every valid kernelspec (this Python when there is none) on this host.
+
+    Not of those with a `login`: theirs is another host's.
+    """
+    requests = [request for _, request in valid(specs)]
+    pythons = [launcher_python(request) for request in requests if not request.login]
+    if requests and not pythons:
+        return []
     return [await _check_here(python) for python in dict.fromkeys(pythons or [sys.executable])]
 
 
@@ -49,14 +56,23 @@ async def check_on_node(specs: Iterable[Installed], *, wait: float) -> list[Find
 
     :param wait: how many seconds each job may take, with its time in the queue
     """
-    tried = [(spec, request) for spec, request in _valid(specs) if spec.provisioner == SLURM_PROVISIONER]
+    wanted = [(spec, whole) for spec, whole in _valid(specs) if spec.provisioner == SLURM_PROVISIONER]
+    tried = [(spec, whole) for spec, whole in wanted if not whole.request.login]
+    behind = [
+        warning(f"{ON_NODE}, {spec.name}", "not tried from here", f"Start a kernel, or try it on {login}.")
+        for spec, whole in wanted
+        if (login := whole.request.login)
+    ]
+    if behind and not tried:
+        return behind
     if not tried:
         advice = "Install one: `farkernel kernelspec install cori-haswell`"
         return [problem(ON_NODE, "no valid kernelspec for compute nodes is installed", advice)]
     if not slurm_is_here():
         return [problem(ON_NODE, "srun is not on PATH", "Try it on a login node.")]
     # One after another: a site may allow two jobs at a time, and the user's own kernels need theirs.
-    return [finding for spec, request in tried for finding in await _check_on_node(spec, request, wait)]
+    found = [finding for spec, whole in tried for finding in await _check_on_node(spec, whole, wait)]
+    return [*behind, *found]
 
 
 def launcher_python(request: Request) -> str:
@@ -78,11 +94,21 @@ def small_job(slurm: SlurmRequest, *, name: str = "farkernel-doctor") -> SlurmRe
     return slurm.model_copy(update={**less, "job_name": name})
 
 
-def _valid(specs: Iterable[Installed]) -> Iterator[tuple[Installed, Request]]:
-    """Pass over the kernelspecs that are not valid; another check tells of them."""
+def valid(specs: Iterable[Installed]) -> Iterator[tuple[Installed, Request]]:
+    """Read the requests, and pass over kernelspecs that are not valid or not allowed; another check tells of them."""
+    for spec, whole in _valid(specs):
+        yield spec, whole.request
+
+
+def _valid(specs: Iterable[Installed]) -> Iterator[tuple[Installed, Effective]]:
     for spec in specs:
-        with contextlib.suppress(RequestError):
-            yield spec, parse_request(spec.config, source=spec.source)
+        with contextlib.suppress(RequestError, PolicyRefused, PolicyUnusable):
+            env = {**os.environ, **spec.env}
+            whole = effective(
+                spec.config, source=spec.source, env=env, server=os.environ, named=spec.env, slurm=spec.slurm
+            )
+            whole.check(slurm=spec.slurm)
+            yield spec, whole
 
 
 async def _check_here(python: str) -> Finding:
@@ -98,10 +124,11 @@ async def _check_here(python: str) -> Finding:
     return _judge(subject, python, answer)
 
 
-async def _check_on_node(spec: Installed, request: Request, wait: float) -> list[Finding]:
-    subject = f"{ON_NODE}, {spec.name}"
+async def _check_on_node(spec: Installed, whole: Effective, wait: float) -> list[Finding]:
+    subject, request = f"{ON_NODE}, {spec.name}", whole.request
     try:
-        env = srun_env(small_job(request.slurm), for_submission(os.environ, os.environ))
+        wanted = whole.submitted(for_submission({**os.environ, **spec.env}, os.environ))
+        env = srun_env(small_job(request.slurm), wanted)
         with check_directions.Directions(request.launcher) as directions:
             answer = await converse(
                 srun_probe(request), env=env, timeout=wait, first=directions.first_line, on_line=directions.take
@@ -116,7 +143,7 @@ async def _check_on_node(spec: Installed, request: Request, wait: float) -> list
 
 
 def _judge(subject: str, python: str, answer: Finished) -> Finding:
-    facts = _facts(answer.stdout)
+    facts = facts_of(answer.stdout)
     if facts is None:
         found = f"{python} did not run (exit code {answer.returncode})\n{last_lines(answer.stderr)}"
         return problem(subject, found, "See that it exists there; `launcher.python` in the kernelspec names it.")
@@ -140,8 +167,8 @@ def last_lines(text: str) -> str:
     return "\n".join(slurm_words(text).splitlines()[-6:])
 
 
-def _facts(stdout: str) -> dict[str, Any] | None:
-    """Find the probe's line; a site's own lines may stand around it."""
+def facts_of(stdout: str) -> dict[str, Any] | None:
+    """Find the line of `PROBE`; a site's own lines may stand around it."""
     for line in reversed(stdout.splitlines()):
         try:
             facts = json.loads(line)

@@ -13,6 +13,7 @@ from farkernel.provisioners.process import Finished, run
 
 NEEDED = ("srun", "sbatch", "squeue", "scancel", "scontrol")
 USEFUL = ("sinfo", "sacct", "sacctmgr")
+PROGRAMS = "Slurm's programs"
 # slurmctld's own message timeout is 10 s by default; the commands try a few times.
 TIMEOUT = 30.0
 
@@ -43,16 +44,27 @@ async def check_slurm() -> list[Finding]:
                 "use a login node or load the site's Slurm module.",
             )
         ]
-    version, controller = await asyncio.gather(_check_programs(), _check_controller())
+    version, controller = await asyncio.gather(_ask("srun", "--version"), _check_controller())
+    if version.returncode:  # the others say the same: it is their configuration as a rule
+        return [_no_programs(version)]
+    programs = _check_programs(version)
     if controller.level is Level.PROBLEM:
-        return [version, controller]
-    return [version, controller, *await asyncio.gather(_check_partitions(), _check_accounts())]
+        return [programs, controller]
+    return [programs, controller, *await asyncio.gather(_check_partitions(), _check_accounts())]
 
 
-async def _check_programs() -> Finding:
-    subject = "Slurm's programs"
-    version = await _ask("srun", "--version")
-    found = f"{version.stdout.strip() or 'srun of unknown version'} ({shutil.which('srun')})"
+def _no_programs(version: Finished) -> Finding:
+    return problem(
+        PROGRAMS,
+        f"`{shutil.which('srun')} --version` fails:\n{_words(version)}",
+        "Without its configuration no program of Slurm works: load the site's Slurm module, or set SLURM_CONF. "
+        "Kernels of farkernel-local work here all the same.",
+    )
+
+
+def _check_programs(version: Finished) -> Finding:
+    subject = PROGRAMS
+    found = f"{version.stdout.strip() or 'srun, which does not say its version'} ({shutil.which('srun')})"
     if missing := [name for name in NEEDED if not shutil.which(name)]:
         return problem(subject, f"{found}; missing: {', '.join(missing)}", "Load the site's whole Slurm module.")
     if missing := [name for name in USEFUL if not shutil.which(name)]:

@@ -15,9 +15,13 @@ from farkernel.provisioners.errors import FarkernelError
 if TYPE_CHECKING:
     from farkernel.provisioners.cli.known import Known
     from farkernel.provisioners.listing import Kernel
+    from farkernel.provisioners.slurms import Slurms
     from farkernel.provisioners.state_files import StateFiles
 
-_FORCE = "Take servers on other hosts for gone, which this host cannot know, and cancel their kernels' jobs."
+_FORCE = (
+    "Take servers on other hosts for gone, which this host cannot know, and cancel their kernels' jobs; forget jobs "
+    "behind a login node that cannot be reached."
+)
 _LOGS = "Remove the logs of all kernels that have ended, not only those that are older than two weeks."
 
 
@@ -34,11 +38,10 @@ def clean(
     logs: Annotated[bool, typer.Option("--logs", help=_LOGS)] = False,
 ) -> None:
     """Cancel jobs whose server is gone, and remove what is left of kernels that are: records, sockets, old logs."""
-    from farkernel.provisioners.cli.known import look, state_files  # noqa: PLC0415 (imports late, see app.py)
+    from farkernel.provisioners.cli.known import state_files  # noqa: PLC0415 (imports late, see app.py)
 
     files = state_files()
-    known = asyncio.run(look(files))
-    done = [*asyncio.run(_see_to_kernels(known, files, dry_run=dry_run, force=force))]
+    known, done = asyncio.run(_see_to_kernels(files, dry_run=dry_run, force=force))
     done += [*_remove_logs(known, files, dry_run=dry_run, of_all=logs), *_remove_directories(dry_run=dry_run)]
     if known.trouble:
         Console(stderr=True, soft_wrap=True).print(Text(known.trouble, style="yellow"))
@@ -52,15 +55,22 @@ def _begin(dry_run: bool, did: str, would: str) -> str:
     return f"Would {would}" if dry_run else did
 
 
-async def _see_to_kernels(known: "Known", files: "StateFiles", *, dry_run: bool, force: bool) -> list[_Done]:
-    work = [_see_to(kernel, files, dry_run=dry_run, force=force) for kernel in known.kernels]
-    results = await asyncio.gather(*work)  # each waits until its job is gone
-    return [done for result in results for done in result]
+async def _see_to_kernels(files: "StateFiles", *, dry_run: bool, force: bool) -> tuple["Known", list[_Done]]:
+    from farkernel.provisioners.cli.known import look  # noqa: PLC0415
+    from farkernel.provisioners.slurms import Slurms  # noqa: PLC0415
+
+    async with Slurms() as slurms:
+        known = await look(files, slurms)
+        work = [_see_to(kernel, files, slurms, dry_run=dry_run, force=force) for kernel in known.kernels]
+        results = await asyncio.gather(*work)  # each waits until its job is gone
+    return known, [done for result in results for done in result]
 
 
-async def _see_to(kernel: "Kernel", files: "StateFiles", *, dry_run: bool, force: bool) -> list[_Done]:
+async def _see_to(
+    kernel: "Kernel", files: "StateFiles", slurms: "Slurms", *, dry_run: bool, force: bool
+) -> list[_Done]:
     """Cancel a job whose server is gone, and remove the record of a kernel that is gone."""
-    from farkernel.provisioners.cli.cancel import cancel_job, wait_for_job  # noqa: PLC0415
+    from farkernel.provisioners.cli.cancel import wait_for_job  # noqa: PLC0415
     from farkernel.provisioners.listing import Chore, chore, name_of  # noqa: PLC0415
     from farkernel.provisioners.sweep import retire  # noqa: PLC0415
 
@@ -75,8 +85,8 @@ async def _see_to(kernel: "Kernel", files: "StateFiles", *, dry_run: bool, force
         assert record.job_id is not None
         try:
             if not dry_run:
-                await cancel_job(record.job_id)
-                await wait_for_job(record.job_id)
+                await slurms.cancel(record.login, record.job_id)
+                await wait_for_job(slurms, record.login, record.job_id)
         except FarkernelError as error:
             return [_Done(str(error), failed=True)]
         begin = _begin(dry_run, "Cancelled", "cancel")

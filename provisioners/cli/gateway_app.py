@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from jupyter_server.serverapp import ServerApp
 from traitlets.config import Config
 
+from farkernel.provisioners.cli.gateway_output import Connection, Kernels
+from farkernel.provisioners.cli.lab_connection import LARGEST
+
 
 class GatewayApp(ServerApp):
     """A Jupyter server without files, terminals, pages and extensions.
 
-    A request's own variables (KERNEL_*) are not taken: a kernel gets none of another client's. Its settings are its own
+    Of a request's own variables (KERNEL_*) those are taken that choose something for its kernel alone
+    (`gateway_kernels`). Its settings are its own
     (`farkernel_gateway_config.py`): those of the user's notebook server, a password for example, are not for it.
 
-    :ivar on_ready: called once it listens
+    :ivar on_ready: awaited once it listens
     """
 
     name = "farkernel-gateway"
     no_browser_open_file = True
     default_services = ("api", "kernels", "kernelspecs")  # type: ignore[assignment]
-    on_ready: Callable[[GatewayApp], None]
+    on_ready: Callable[[GatewayApp], Awaitable[None]]
 
     def write_server_info_file(self) -> None:
         """Write none: `farkernel gateway` has its own, and this one would offer the gateway as a notebook server."""
@@ -46,7 +50,20 @@ def config(*, token: str, cull_after: int, cull_connected: bool, allow_root: boo
     :param cull_after: seconds after which an idle kernel ends; 0 for never
     :param listen: what ServerApp has for its address
     """
-    server = {"open_browser": False, "allow_root": allow_root, "answer_yes": True}
+    # Who is at the other end of a unix socket is known; pings would only end what `farkernel connect` keeps while its
+    # laptop sleeps. (An older jupyter_server has the one setting, a newer one the other.)
+    tornado, pings = {"websocket_max_message_size": LARGEST}, {}
+    if "sock" in listen:
+        tornado["ws_ping_interval"] = pings["websocket_ping_interval"] = 0
+    server = {
+        "open_browser": False,
+        "allow_root": allow_root,
+        "answer_yes": True,
+        "kernel_manager_class": Kernels,
+        "kernel_websocket_connection_class": Connection,
+        "tornado_settings": tornado,
+        "extra_services": ["farkernel.provisioners.cli.gateway_kernels"],  # come before jupyter_server's own
+    }
     culling = {
         "cull_idle_timeout": cull_after,
         "cull_interval": max(1, min(60, cull_after // 4)),
@@ -54,7 +71,7 @@ def config(*, token: str, cull_after: int, cull_connected: bool, allow_root: boo
     }
     return Config(
         {
-            "ServerApp": {**server, "terminals_enabled": False, "log_level": "WARN", **listen},
+            "ServerApp": {**server, "terminals_enabled": False, "log_level": "WARN", **pings, **listen},
             "IdentityProvider": {"token": token},
             "MappingKernelManager": culling,
             # with JUPYTER_GATEWAY_URL in the environment it would pass on another gateway's kernels
@@ -63,7 +80,7 @@ def config(*, token: str, cull_after: int, cull_connected: bool, allow_root: boo
     )
 
 
-def run(settings: Config, on_ready: Callable[[GatewayApp], None]) -> None:
+def run(settings: Config, on_ready: Callable[[GatewayApp], Awaitable[None]]) -> None:
     """Run a gateway until a signal ends it and its kernels."""
     app = GatewayApp(config=settings)
     app.on_ready = on_ready

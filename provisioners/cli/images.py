@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,13 +18,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="The images that kernels can run in.", no_args_is_help=True)
 
-_LIST_TIMEOUT = 60.0
 _WIDE = 10_000
-_LAST_LINES = 6
-_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 _NAME = typer.Argument(metavar="IMAGE", help="Its name, as the runtime knows it.")
 _RUNTIME = typer.Option(metavar="R", help="The container runtime; by default one that is here, Shifter first.")
+_RUNTIME_OF_IMAGE = typer.Option(metavar="R", help="The container runtime; by default the one that lists the image.")
 
 
 @app.command("list")
@@ -34,14 +31,14 @@ def list_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the images that you may run."""
-    from farkernel.provisioners.cli.runtimes import runtimes_here  # noqa: PLC0415  (imports late, see app.py)
+    from farkernel.provisioners.cli.runtimes import images_of, runtimes_here  # noqa: PLC0415  (late, see app.py)
 
     rows: list[tuple[str, ImageEntry]] = []
     failed = []
     here = runtimes_here(runtime)
     for one in here:
         try:
-            rows += [(one.name, entry) for entry in asyncio.run(_list(one))]
+            rows += [(one.name, entry) for entry in asyncio.run(images_of(one))]
         except FarkernelError as error:
             failed.append(f"{one.name}: {error}")
     if as_json:
@@ -66,6 +63,10 @@ def pull_command(image: Annotated[str, _NAME], runtime: Annotated[str | None, _R
     here = runtimes_here(runtime)[0]
     container = {"runtime": here.name, "image": image}
     container_of(parse_request({"container": container}, source="IMAGE"), source="IMAGE")
+    if why := here.store.not_pullable(image):
+        raise FarkernelError(
+            f"{image}: {why}.", hint="Pull it by its name; `farkernel images list` shows what there is."
+        )
     why = asyncio.run(_pull(here, image))
     if why:
         raise FarkernelError(
@@ -81,7 +82,7 @@ def check_command(
     image: Annotated[
         str | None, typer.Argument(metavar="IMAGE", help="Its name, as the runtime knows it; --kernel has one too.")
     ] = None,
-    runtime: Annotated[str | None, _RUNTIME] = None,
+    runtime: Annotated[str | None, _RUNTIME_OF_IMAGE] = None,
     kernel: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="A kernelspec: its command, image, volumes, modules and variables."),
@@ -116,20 +117,9 @@ def _show(rows: "list[tuple[str, ImageEntry]]") -> None:
     (console if console.is_terminal else Console(width=_WIDE)).print(table)
 
 
-async def _list(here: "Here") -> "list[ImageEntry]":
-    from farkernel.provisioners.process import run  # noqa: PLC0415
-
-    try:
-        done = await run(here.store.list_argv(), timeout=_LIST_TIMEOUT)
-    except TimeoutError as error:
-        raise FarkernelError(f"{error}.", hint="Try again later.") from error
-    if why := here.store.list_problem(done.returncode, f"{done.stdout}{done.stderr}"):
-        raise FarkernelError(_last_lines(why))
-    return here.store.parse_list(done.stdout)
-
-
 async def _pull(here: "Here", image: str) -> str:
     """Fetch an image and tell how it goes: on a terminal in one line, else in one for each news; return the problem."""
+    from farkernel.provisioners.cli.runtimes import last_lines, plain  # noqa: PLC0415
     from farkernel.provisioners.process import stream  # noqa: PLC0415
 
     console = Console(soft_wrap=True)
@@ -137,7 +127,7 @@ async def _pull(here: "Here", image: str) -> str:
 
     def tell(line: str) -> None:
         nonlocal told
-        news = here.store.parse_progress(_ESCAPE.sub("", line))
+        news = here.store.parse_progress(plain(line))
         if not news or news == told:
             return
         told = news
@@ -148,9 +138,4 @@ async def _pull(here: "Here", image: str) -> str:
 
     with console.status(Text(f"{here.name} pulls {image}")) as status:
         done = await stream(here.store.pull_argv(image), on_line=tell)
-    return _last_lines(here.store.pull_problem(done.returncode, f"{done.stdout}{done.stderr}"))
-
-
-def _last_lines(text: str) -> str:
-    lines = [line.strip() for line in _ESCAPE.sub("", text).splitlines()]
-    return "\n".join([line for line in lines if line][-_LAST_LINES:])
+    return last_lines(here.store.pull_problem(done.returncode, f"{done.stdout}{done.stderr}"))

@@ -1,19 +1,21 @@
 """What this user's kernels are, from files and from Slurm: what `ps`, `logs`, `cancel` and `clean` start from."""
 
+import asyncio
 from dataclasses import dataclass
 
+from farkernel.provisioners.commands import QueueEntry
 from farkernel.provisioners.errors import FarkernelError
 from farkernel.provisioners.listing import Kernel, with_jobs
 from farkernel.provisioners.server_process import fate, this_server
+from farkernel.provisioners.slurms import Slurms
 from farkernel.provisioners.state_files import StateFiles, state_directory
-from farkernel.provisioners.sweep import users_jobs
 
 
 @dataclass(frozen=True)
 class Known:
     """What is known of the user's kernels.
 
-    :param trouble: why Slurm has not said anything of their jobs; empty if it has, or if there are none
+    :param trouble: which Slurms have not said anything of their jobs, and why; empty if all have
     """
 
     kernels: list[Kernel]
@@ -25,16 +27,22 @@ def state_files() -> StateFiles:
     return StateFiles(state_directory())
 
 
-async def look(files: StateFiles) -> Known:
-    """Read the records, and ask Slurm for the user's jobs if any of them names one.
+async def look(files: StateFiles, slurms: Slurms) -> Known:
+    """Read the records, and ask each Slurm that has a job of one for the user's jobs.
 
     :raises DirectoryUnusable: the directory is somebody else's
     """
     here = this_server()
     records = [(record, fate(record.server, here)) for record in files.there()]
-    if not any(record.job_id and not record.login for record, _ in records):
-        return Known(with_jobs(records, {}), "")
-    try:
-        return Known(with_jobs(records, await users_jobs()), "")
-    except FarkernelError as error:
-        return Known(with_jobs(records, None), str(error))
+    logins = list(dict.fromkeys(record.login for record, _ in records if record.job_id))
+    answers = await asyncio.gather(*(slurms.jobs(login) for login in logins), return_exceptions=True)
+    queues: dict[str, dict[int, QueueEntry]] = {}
+    troubles = []
+    for login, answer in zip(logins, answers, strict=True):
+        if isinstance(answer, FarkernelError):
+            troubles.append(str(answer))
+        elif isinstance(answer, BaseException):
+            raise answer
+        else:
+            queues[login] = answer
+    return Known(with_jobs(records, queues), "\n".join(troubles))

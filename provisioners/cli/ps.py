@@ -12,7 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from farkernel.provisioners.cli.known import Known
     from farkernel.provisioners.listing import Row
+    from farkernel.provisioners.state_files import StateFiles
 
 _WIDE = 10_000
 
@@ -23,12 +25,15 @@ def ps(
         bool, typer.Option("--all", "-a", help="Those too that have ended in the last weeks.")
     ] = False,
 ) -> None:
-    """List your kernels on all hosts that share your home, and the jobs of those whose server is gone."""
-    from farkernel.provisioners.cli.known import look, state_files  # noqa: PLC0415 (imports late, see app.py)
+    """List your kernels on all hosts that share your home, and the jobs of those whose server is gone.
+
+    Jobs behind a login node are asked about by ssh, without a question to you.
+    """
+    from farkernel.provisioners.cli.known import state_files  # noqa: PLC0415 (imports late, see app.py)
     from farkernel.provisioners.listing import rows  # noqa: PLC0415
 
     files = state_files()
-    known = asyncio.run(look(files))
+    known = asyncio.run(_look(files))
     found = rows(known.kernels, time.time(), files.ended() if everything else ())
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in found], indent=2))
@@ -38,6 +43,14 @@ def ps(
         typer.echo("There are no kernels.")
     if known.trouble:
         Console(stderr=True, soft_wrap=True).print(Text(f"Their jobs may differ: {known.trouble}", style="yellow"))
+
+
+async def _look(files: "StateFiles") -> "Known":
+    from farkernel.provisioners.cli.known import look  # noqa: PLC0415
+    from farkernel.provisioners.slurms import Slurms  # noqa: PLC0415
+
+    async with Slurms() as slurms:
+        return await look(files, slurms)
 
 
 def _show(rows: "list[Row]") -> None:
@@ -50,7 +63,7 @@ def _show(rows: "list[Row]") -> None:
             row.display_name,
             row.notebook,
             row.state,
-            str(row.job_id or ""),
+            _job(row),
             row.node,
             _span(row.elapsed),
             _span(row.left),
@@ -61,6 +74,11 @@ def _show(rows: "list[Row]") -> None:
     console = Console()
     # what is read by a program is not to be cut off, or broken into lines
     (console if console.is_terminal else Console(width=_WIDE)).print(table)
+
+
+def _job(row: "Row") -> str:
+    number = str(row.job_id or "")
+    return f"{number} on {row.login.rpartition('@')[2]}".lstrip() if row.login else number
 
 
 def _span(seconds: float | None) -> str:

@@ -137,7 +137,9 @@ def test_a_kernelspec_that_enterprise_gateway_would_run_itself_is_a_problem(
 
     doctor = _doctor(python)
 
-    assert f"{file} names nothing in metadata.process_proxy.class_name" in doctor
+    assert f"{file}:" in doctor
+    assert "metadata.process_proxy.class_name" in doctor
+    assert "it is missing: Enterprise Gateway would not run the kernel by farkernel" in doctor
 
 
 def _doctor(python: str) -> str:

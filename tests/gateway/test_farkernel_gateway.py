@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tornado.httpclient import HTTPClientError
 
 from tests.gateways import tunnel
 from tests.provisioners.cli.conftest import Farkernel, farkernel, home
@@ -66,14 +67,14 @@ def gateways(short: Path, home: Path, farkernel: Farkernel) -> Iterator[Gateways
     here.end()
 
 
-async def create(lab: Lab, **env: str) -> str:
-    response = await lab.fetch("/api/kernels", "POST", {"name": "python3", "env": env})
+async def create(lab: Lab, name: str = "python3", /, **env: str) -> str:
+    response = await lab.fetch("/api/kernels", "POST", {"name": name, "env": env})
     return str(json.loads(response.body)["id"])
 
 
 def test_it_tells_how_to_connect_and_a_second_call_finds_it(gateways: Gateways) -> None:
     told = gateways.start()
-    assert sorted(told) == ["pid", "socket", "token", "version"]
+    assert sorted(told) == ["pid", "relay", "socket", "token", "version"]
     assert told["pid"] == gateways.processes[0].pid
     again = gateways.call("--allow-root", "--json")
     assert json.loads(again.stdout) == told
@@ -83,11 +84,25 @@ def test_it_tells_how_to_connect_and_a_second_call_finds_it(gateways: Gateways) 
     assert told["token"] in words
 
 
+def test_it_stays_in_the_background(gateways: Gateways) -> None:
+    told = json.loads(gateways.call("--allow-root", "--background", "--json").stdout)
+    assert told["started"] is True
+    assert os.getsid(told["pid"]) == told["pid"]
+    again = json.loads(gateways.call("--allow-root", "--background", "--json").stdout)
+    assert again == {**told, "started": False}
+    assert gateways.call("--stop").returncode == 0
+    failed = gateways.call("--allow-root", "--background", "--ip", "127.0.0.1", "--port", "1", "--certfile", "none")
+    assert failed.returncode == 1
+    assert "The gateway does not come up." in failed.stderr
+    assert "TLS needs a certificate and its key." in failed.stderr
+
+
 def test_nobody_else_may_enter_and_the_token_is_in_no_argument_variable_or_log(gateways: Gateways) -> None:
     told = gateways.start()
     socket = Path(told["socket"])
     assert stat.S_IMODE(socket.parent.stat().st_mode) == 0o700
     assert stat.S_IMODE((socket.parent / "gateway.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE(Path(told["relay"]).stat().st_mode) == 0o600
     for name in ("cmdline", "environ"):
         assert told["token"].encode() not in Path(f"/proc/{told['pid']}/{name}").read_bytes()
     assert told["token"] not in gateways.log.read_text()
@@ -162,6 +177,53 @@ async def test_a_kernel_has_nothing_of_another_client_nor_the_token(gateways: Ga
             assert "HOME" in seen
             assert told["token"] not in seen
             assert _SECRET not in seen
+
+
+def leave_open(home: Path) -> None:
+    """Install a kernelspec of this machine that leaves its kernel's directory open."""
+    folder = home / "jupyter" / "kernels" / "far"
+    folder.mkdir(parents=True)
+    config = {"allow": {"kernel.cwd": [f"{home}/*"]}}
+    spec = {
+        "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "display_name": "Far",
+        "language": "python",
+        "metadata": {"kernel_provisioner": {"provisioner_name": "farkernel-local", "config": config}},
+    }
+    (folder / "kernel.json").write_text(json.dumps(spec))
+
+
+async def test_a_client_chooses_for_its_own_kernel_what_the_kernelspec_leaves_open(
+    gateways: Gateways, home: Path
+) -> None:
+    leave_open(home)
+    for name in ("one", "other"):
+        (home / name).mkdir()
+    told = gateways.start()
+    async with tunnel(told) as lab:
+        wanted = [{"KERNEL_KERNEL_CWD": str(home / name), "KERNEL_SECRET": _SECRET} for name in ("one", "other")]
+        started = await asyncio.gather(*(create(lab, "far", **env) for env in wanted))  # overlapping starts
+        for kernel, env in zip(started, wanted, strict=True):
+            async with lab.page(kernel) as page:
+                cell = await page.run(
+                    "import os; print(os.getcwd()); print([n for n in os.environ if n.startswith('KERNEL_')])"
+                )
+            assert cell.stdout == f"{env['KERNEL_KERNEL_CWD']}\n[]\n"
+
+
+async def test_a_client_is_told_what_it_cannot_choose(gateways: Gateways, home: Path) -> None:
+    leave_open(home)
+    told = gateways.start()
+    async with tunnel(told) as lab:
+        for env, words in (
+            ({"KERNEL_KERNEL_CWD": "/root"}, "allows kernel.cwd of"),
+            ({"KERNEL_SLURM_TIME": "30"}, "does not list slurm.time under allow"),
+        ):
+            with pytest.raises(HTTPClientError) as caught:
+                await create(lab, "far", **env)
+            assert caught.value.response
+            assert words in json.loads(caught.value.response.body)["message"]
+        assert await lab.get("/api/kernels") == []
 
 
 async def test_idle_kernels_go(gateways: Gateways) -> None:

@@ -1,7 +1,6 @@
 """`farkernel doctor` on a machine without a cluster, and its checks one by one."""
 
 import asyncio
-import dataclasses
 import json
 import os
 import socket
@@ -18,9 +17,10 @@ from farkernel.kernelspecs.install import Installed
 from farkernel.provisioners.cli import check_directions, check_host
 from farkernel.provisioners.cli.check_container import check_containers
 from farkernel.provisioners.cli.check_jupyter import check_jupyter
-from farkernel.provisioners.cli.check_launcher import PROBE, check_here, check_on_node, srun_probe
+from farkernel.provisioners.cli.check_launcher import PROBE, check_here, check_on_node, srun_probe, valid
 from farkernel.provisioners.cli.check_slurm import check_slurm, describe_accounts, describe_partitions
 from farkernel.provisioners.cli.findings import Finding, Level
+from farkernel.provisioners.policy_file import Found, in_force
 from farkernel.provisioners.process import converse
 from farkernel.provisioners.request import parse_request
 
@@ -75,7 +75,7 @@ def test_an_unknown_kernel_is_answered_with_the_installed_ones(farkernel: Farker
     done = farkernel("doctor", "--kernel", "nope")
 
     assert done.returncode == 1
-    assert "There is no farkernel kernelspec 'nope'.\nThere are: local." in done.stderr
+    assert "There is no farkernel kernelspec 'nope'.\nThere is local." in done.stderr
 
 
 # Slurm
@@ -151,6 +151,18 @@ def test_accounts_name_the_default_and_their_qos() -> None:
     ]
 
 
+def test_programs_that_find_no_configuration_are_one_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("srun", "sbatch", "squeue", "scancel", "scontrol"):
+        _program(tmp_path / "bin", name, f"echo '{name}: fatal: Could not establish a configuration' >&2; exit 1")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+
+    (finding,) = asyncio.run(check_slurm())
+
+    assert finding.level is Level.PROBLEM
+    assert f"`{tmp_path}/bin/srun --version` fails:\nsrun: fatal: Could not" in finding.found
+    assert "SLURM_CONF" in finding.advice
+
+
 # This host
 
 
@@ -216,38 +228,58 @@ def test_few_open_files_are_worth_a_warning(monkeypatch: pytest.MonkeyPatch) -> 
 # Jupyter
 
 
-def test_a_kernelspec_that_is_not_valid_is_a_problem_in_the_requests_words() -> None:
-    finding = check_jupyter([_spec({"slurm": {"acount": "m1"}})])[-1]
-
-    assert (finding.level, finding.subject) == (Level.PROBLEM, "kernelspec mine")
-    assert "/k/mine/kernel.json" in finding.found
-    assert "slurm.account" in finding.found
+def _kernel_json(folder: Path, stanza: dict[str, Any]) -> Path:
+    spec = {"argv": ["true", "{connection_file}"], "display_name": "Mine", "metadata": {"kernel_provisioner": stanza}}
+    (folder / "kernel.json").write_text(json.dumps(spec))
+    return folder / "kernel.json"
 
 
-def test_a_provisioner_that_does_not_exist_is_a_problem() -> None:
-    finding = check_jupyter([_spec({}, "farkernel-slrum")])[-1]
+def test_a_kernelspec_that_is_not_valid_is_a_problem_in_the_requests_words(tmp_path: Path) -> None:
+    config = {"slurm": {"acount": "m1"}}
+    file = _kernel_json(tmp_path, {"provisioner_name": "farkernel-slurm", "config": config})
 
-    assert (finding.level, finding.advice) == (Level.PROBLEM, "There are: farkernel-local, farkernel-slurm.")
+    (finding,) = [finding for finding in check_jupyter([file]) if finding.level is Level.PROBLEM]
 
-
-def test_a_process_proxy_that_does_not_exist_is_a_problem() -> None:
-    proxy = {"class_name": "farkernel.provisioners.enterprise_gateway.SlrumProcessProxy"}
-
-    finding = check_jupyter([dataclasses.replace(_spec({}), process_proxy=proxy)])[-1]
-
-    assert finding.level is Level.PROBLEM
-    assert "names farkernel.provisioners.enterprise_gateway.SlrumProcessProxy" in finding.found
-    assert "farkernel.provisioners.enterprise_gateway.SlurmProcessProxy" in finding.advice
+    assert (finding.file, finding.subject) == (str(file), "slurm.acount")
+    assert finding.advice == "Write account."
 
 
-def test_a_config_in_the_process_proxys_stanza_is_a_problem() -> None:
-    name = "farkernel.provisioners.enterprise_gateway.SlurmProcessProxy"
-    proxy = {"class_name": name, "config": {"authorized_users": "bob", "slurm": {}}}
+def test_a_kernelspec_that_jupyter_hides_is_a_problem(farkernel: Farkernel, home: Path) -> None:
+    folder = home / ".local/share/jupyter/kernels/mine"
+    folder.mkdir(parents=True)
+    _kernel_json(folder, {"provisioner_name": "farkernel-slrum"})
 
-    finding = check_jupyter([dataclasses.replace(_spec({}), process_proxy=proxy)])[-1]
+    done = farkernel("doctor")
 
-    assert finding.level is Level.PROBLEM
-    assert "metadata.process_proxy.config.slurm: unknown key" in finding.found
+    assert done.returncode == 1
+    assert "Write farkernel-slurm." in done.stdout
+
+
+def test_a_kernelspec_that_jupyter_hides_can_be_named(farkernel: Farkernel, home: Path) -> None:
+    folder = home / ".local/share/jupyter/kernels/mine"
+    folder.mkdir(parents=True)
+    _kernel_json(folder, {"provisioner_name": "farkernel-slrum"})
+
+    told = json.loads(farkernel("doctor", "--kernel", "mine", "--json").stdout)
+
+    assert "Write farkernel-slurm." in {finding["advice"] for finding in told}
+
+
+def test_of_two_of_a_name_it_says_which_one_jupyter_takes(farkernel: Farkernel, home: Path, tmp_path: Path) -> None:
+    other = str(tmp_path / "other/share/jupyter")
+    farkernel("kernelspec", "install", "local", "--prefix", str(tmp_path / "other"))
+    done = farkernel("kernelspec", "install", "local", JUPYTER_PATH=other)
+
+    told = json.loads(farkernel("doctor", "--kernel", "local", "--json", JUPYTER_PATH=other).stdout)
+    hidden = f"{home}/.local/share/jupyter/kernels/local"
+    checked = json.loads(farkernel("kernelspec", "check", hidden, "--json", JUPYTER_PATH=other).stdout)
+
+    used = f"{other}/kernels/local"
+    assert f"Jupyter takes another one of this name, {used}, which hides this one" in done.stderr
+    words = {finding["found"]: finding["file"] for finding in told}
+    assert words[f"Jupyter takes this one, which hides {hidden}/kernel.json"] == f"{used}/kernel.json"
+    assert checked[0]["found"] == f"Jupyter takes another one of this name, {used}/kernel.json, which hides this one"
+    assert checked[0]["level"] == "warning"
 
 
 # Images
@@ -408,3 +440,15 @@ def test_ports_that_are_taken_are_a_problem() -> None:
     assert finding.level is Level.PROBLEM
     assert finding.found.count("Address already in use") == 2
     assert "launcher.ports" in finding.advice
+
+
+def test_of_this_hosts_variables_none_counts_where_it_does_not_at_a_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = Found('[allowed]\nqos = ["debug"]\n')
+    monkeypatch.setattr("farkernel.provisioners.effective.site_policy", lambda: in_force(policy, source="/policy"))
+    monkeypatch.setenv("SLURM_QOS", "premium")
+    monkeypatch.setenv("SLURM_GPUS", "a100")
+    here, behind, local = _spec({}), _spec({"login": "cori"}), _spec({}, "farkernel-local")
+    assert [spec for spec, _ in valid([here, behind, local])] == [behind, local]
+    monkeypatch.setenv("SLURM_QOS", "debug")
+    monkeypatch.setenv("SLURM_GPUS", "1")
+    assert [spec for spec, _ in valid([here])] == [here]

@@ -167,7 +167,7 @@ def test_a_pull_is_told_while_it_runs_and_ends_with_us(home: Path, program: Prog
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
         assert process.stdout.readline() == f"{IMAGE}: INIT\n"
-        while not (home / "pid").exists():
+        while not ((home / "pid").exists() and (home / "pid").read_text()):
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=30)
@@ -207,6 +207,17 @@ def test_a_name_that_the_runtime_would_change_never_reaches_it(images: Farkernel
     assert "container.image: expected an image of Shifter's" in done.stderr
 
 
+def test_an_id_is_none_to_pull_by(images: Farkernel, program: Program, home: Path) -> None:
+    program("shifterimg", 'touch "$HOME/was-run"')
+
+    done = images("pull", f"id:{64 * 'a'}")
+
+    assert done.returncode == 1
+    assert "an id names an image that is there already" in done.stderr
+    assert "by its name" in done.stderr
+    assert not (home / "was-run").exists()
+
+
 # ---- check ----
 
 
@@ -225,6 +236,36 @@ def test_an_image_that_has_all(images: Farkernel) -> None:
     assert f"python3 ({sys.executable})" in done.stdout
     assert f"{sys.version_info[0]}.{sys.version_info[1]}." in done.stdout
     assert "IPython " in done.stdout
+
+
+@pytest.mark.usefixtures("shifter")
+@pytest.mark.parametrize(
+    ("shifters", "podmans", "found"),
+    [
+        (LISTED, "localhost/pyhep:2.0", "nersc/pyhep:2.0 (shifter)"),
+        (
+            LISTED,
+            "nersc/pyhep:2.0",
+            "nersc/pyhep:2.0 is an image of shifter and of podman-hpc. Say which with --runtime.",
+        ),
+        ("", "nersc/pyhep:2.0", "nersc/pyhep:2.0 (podman-hpc)"),
+        ("", "localhost/pyhep:2.0", "nersc/pyhep:2.0 (shifter)"),
+        (None, "nersc/pyhep:2.0", "nersc/pyhep:2.0 (podman-hpc)"),
+        (None, "", "nersc/pyhep:2.0 (shifter)"),
+    ],
+)
+def test_the_runtime_that_lists_an_image_is_taken(
+    images: Farkernel, program: Program, shifters: str | None, podmans: str, found: str
+) -> None:
+    """None is a gateway that is down."""
+    program("shifter", "exit 9")
+    program("shifterimg", "exit 1" if shifters is None else f"cat <<'END'\n{shifters}END")
+    program("podman-hpc", f"[ $1 = run ] && exit 9\necho '{podmans}|1|2|3'")
+
+    done = images("check", "nersc/pyhep:2.0", COLUMNS="1000")
+
+    assert found in words(done) + " ".join(done.stderr.split())
+    assert done.returncode == 1
 
 
 def test_one_whose_python_lacks_ipykernel(images: Farkernel, program: Program, home: Path, shifter: None) -> None:
@@ -382,7 +423,7 @@ def test_what_cannot_be_checked(images: Farkernel, home: Path) -> None:
     kernelspec(home, {}, ["python3"])
 
     assert images("check").returncode == 2
-    assert "There are: mine." in images("check", "--kernel=nope").stderr
+    assert "There is mine." in images("check", "--kernel=nope").stderr
     assert "in no image" in images("check", "--kernel=mine").stderr
     assert "srun is not on PATH" in images("check", IMAGE, "--on-node", PATH=f"{home}/bin").stdout
     assert images("check", IMAGE, "--kernel=mine").returncode == 0

@@ -43,19 +43,24 @@ def test_install_writes_this_python_by_default(farkernel: Farkernel, home: Path)
 def test_install_takes_every_option(farkernel: Farkernel, home: Path) -> None:
     options = ["--name", "mine", "--display-name", "Mine", "--account", "m1234", "--qos", "debug"]
     options += ["--time", "0:30:00", "--constraint", "knl,quad", "--python", "/not/here/python", "--user"]
+    options += ["--partition", "p", "--nodes", "3", "--gpus", "2", "--set", "job.max_wait=5m"]
 
     done = farkernel("kernelspec", "install", "cori-knl", *options)
 
     assert done.returncode == 0
-    assert "/not/here/python does not exist on this host" in done.stderr
+    assert "argv.0: /not/here/python is no program on this host" in done.stderr
     spec = _kernel_json(home, "mine")
     assert (spec["display_name"], spec["argv"][0]) == ("Mine", "/not/here/python")
-    assert spec["metadata"]["kernel_provisioner"]["config"]["slurm"] == {
+    config = spec["metadata"]["kernel_provisioner"]["config"]
+    assert config["job"] == {"max_wait": "5m"}
+    assert config["slurm"] == {
         "account": "m1234",
         "qos": "debug",
         "time": "0:30:00",
         "constraint": "knl,quad",
-        "nodes": 1,
+        "nodes": 3,
+        "partition": "p",
+        "gpus": "2",
     }
 
 
@@ -84,14 +89,15 @@ def test_an_unknown_template_is_answered_with_the_valid_names(farkernel: Farkern
     done = farkernel("kernelspec", "install", "cori-gpu")
 
     assert done.returncode == 2
-    assert "there is no template 'cori-gpu'; there are: cori-haswell, cori-haswell-shifter, cori-knl," in done.stderr
+    assert "there is no kernelspec template 'cori-gpu'." in done.stderr
+    assert "There are cori-haswell, cori-haswell-shifter, cori-knl," in done.stderr
 
 
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
         (["cori-knl", "--user", "--sys-prefix"], 2, "choose one of"),
-        (["local", "--qos", "debug"], 1, "--qos cannot apply"),
+        (["local", "--qos", "debug"], 1, "slurm.qos cannot apply"),
         (["cori-knl", "--time", "soon"], 1, "slurm.time"),
     ],
 )
