@@ -88,7 +88,7 @@ def memory(place: Place) -> Iterator[Sample]:
         names = children(server.pid)
     yield Sample("memory for each kernel more", "farkernel", (after.rss - before.rss) / _MORE / 1e6)
     yield Sample("threads for each kernel more", "farkernel", (after.threads - before.threads) / _MORE)
-    if place.is_cluster:  # else the kernels themselves are among them
+    if place.tunnels:  # else the kernels themselves are among them
         yield Sample("child processes besides srun", "farkernel", len(names) - names.count("srun"))
 
 

@@ -1,5 +1,6 @@
 """What is measured with clients: how long a start takes, round trips, throughput, prints."""
 
+import contextlib
 import random
 import statistics
 import time
@@ -7,9 +8,10 @@ from collections.abc import Iterator
 
 from farkernel.launcher import wire
 from tests.bench.client import Client
-from tests.bench.kernels import Server, all_ways, bare_kernel, server
+from tests.bench.kernels import Server, all_ways, bare_kernel, server, tunnel
 from tests.bench.place import Place
 from tests.bench.report import Sample
+from tests.bench.rows import image_row
 
 _STARTS = 5
 _TRIPS = 200
@@ -33,13 +35,42 @@ def publish(count):
 
 
 def start(place: Place) -> Iterator[Sample]:
-    """From the call to the reply of the first execute_request."""
+    """From the call to the reply of the first execute_request.
+
+    A server on a laptop has its ssh connection from the start before, after the first one.
+    """
+    others = ["direct"] if place.is_direct else list(place.tunnels)
     with server(place, shared=False) as serving:
         for _ in range(_STARTS):
-            for way in _shuffled(["farkernel", "direct"]):
+            for way in _shuffled(["farkernel", *others]):
                 place.settle()
-                seconds = _farkernel_start(serving) if way == "farkernel" else _direct_start(place)
+                seconds = _farkernel_start(serving) if way == "farkernel" else _bare_start(place, way)
                 yield Sample("start to first result", way, seconds)
+
+
+def start_in_image(place: Place) -> Iterator[Sample]:
+    """The same in an image, beside the same kernel in the same image started by srun and the runtime alone."""
+    with contextlib.ExitStack() as stack:
+        servers = {
+            runtime: stack.enter_context(server(place, shared=False, runtime=runtime)) for runtime in place.runtimes
+        }
+        for _ in range(_STARTS):
+            for runtime in _shuffled(list(servers)):
+                for way in _shuffled(["farkernel", "direct"]):
+                    place.settle()
+                    ours = way == "farkernel"
+                    seconds = _farkernel_start(servers[runtime]) if ours else _runtimes_start(place, runtime)
+                    yield Sample(image_row(runtime), way, seconds)
+
+
+def _runtimes_start(place: Place, runtime: str) -> float:
+    begin = time.perf_counter()
+    with bare_kernel(place, runtime=runtime) as info, Client(info) as client:
+        client.reply(client.send("1"))
+        seconds = time.perf_counter() - begin
+        client.send("quit()")  # a runtime that is killed may leave something to the next start
+        place.settle()
+    return seconds
 
 
 def _farkernel_start(serving: Server) -> float:
@@ -52,9 +83,13 @@ def _farkernel_start(serving: Server) -> float:
     return seconds
 
 
-def _direct_start(place: Place) -> float:
+def _bare_start(place: Place, way: str) -> float:
     begin = time.perf_counter()
-    with bare_kernel(place) as info, Client(info) as client:
+    with contextlib.ExitStack() as stack:
+        info = stack.enter_context(bare_kernel(place))
+        if way != "direct":
+            info = stack.enter_context(tunnel(info, place.tunnels[way]))
+        client = stack.enter_context(Client(info))
         client.reply(client.send("1"))
         return time.perf_counter() - begin
 
@@ -65,7 +100,7 @@ def roundtrip(place: Place) -> Iterator[Sample]:
         taken: dict[str, list[float]] = {way: [] for way in clients}
         for number in range(-_WARMUP, _TRIPS):
             for way in _shuffled(list(clients)):
-                if way == "ssh -L" and number >= _TRIPS_OF_SSH:
+                if way in place.tunnels and number >= _TRIPS_OF_SSH:
                     continue
                 begin = time.perf_counter()
                 clients[way].run("1")
@@ -75,7 +110,8 @@ def roundtrip(place: Place) -> Iterator[Sample]:
         p50, p95 = statistics.median(times), statistics.quantiles(times, n=20)[-1]
         yield Sample("execute_request p50", way, p50)
         yield Sample("execute_request p95", way, p95)
-        yield Sample("execute_request p50, beside ssh", way, p50)
+        if place.is_direct:
+            yield Sample("execute_request p50, beside ssh", way, p50)
 
 
 def throughput(place: Place) -> Iterator[Sample]:

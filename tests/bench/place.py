@@ -8,14 +8,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from tests.bench.client import PATIENCE, Info
+from tests.bench.runtimes import RUNTIMES, Runtime
 from tests.cluster.control import Client as ControlClient
+from tests.cluster.site import LOGIN
 
 ARGV = (sys.executable, "-m", "ipykernel_launcher", "-f")
+ARGV_IN_IMAGE = ("python3", *ARGV[1:])
 _PORTS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 _BELOW_EPHEMERAL = range(20_000, 30_000)
 _KNL = "nid02301"
@@ -26,8 +29,15 @@ class Place(Protocol):
 
     key: str
     name: str
+    row: str
+    """What the names of its rows are; `{}` is what is measured."""
     provisioner: str
-    is_cluster: bool
+    is_direct: bool
+    """Whether a client can connect to a node."""
+    tunnels: Mapping[str, Sequence[str]]
+    """The ways by OpenSSH, and ssh's options for each."""
+    runtimes: Mapping[str, Runtime]
+    """The container runtimes that its nodes have."""
 
     def config(self, *, shared: bool) -> dict[str, Any]:
         """The kernelspec's: for a kernel with a node to itself, or for several on one."""
@@ -59,11 +69,13 @@ class OnCluster:
 
     key = "cluster"
     name = "the simulated cluster"
+    row = "{}"
     provisioner = "farkernel-slurm"
-    is_cluster = True
-
-    def __init__(self) -> None:
-        self._site = ControlClient()
+    is_direct = True
+    tunnels: Mapping[str, Sequence[str]] = {"ssh -L": ()}
+    runtimes = RUNTIMES
+    _before: Sequence[str] = ()
+    """What stands before one of Slurm's commands."""
 
     def config(self, *, shared: bool) -> dict[str, Any]:
         """The kernelspec's."""
@@ -74,8 +86,9 @@ class OnCluster:
     def srun(self, job_id: int | None) -> Sequence[str]:
         """What starts a bare kernel."""
         if job_id:
-            return ["srun", f"--jobid={job_id}", "--overlap", "--ntasks=1"]
-        return ["srun", "--constraint=knl", "--time=10", f"--nodelist={_KNL}", "--ntasks-per-node=1"]
+            return [*self._before, "srun", f"--jobid={job_id}", "--overlap", "--ntasks=1"]
+        options = ["--constraint=knl", "--time=10", f"--nodelist={_KNL}", "--ntasks-per-node=1"]
+        return [*self._before, "srun", *options]
 
     def address(self, node: str) -> str:
         """Where a bare kernel listens."""
@@ -84,19 +97,38 @@ class OnCluster:
     def settle(self) -> None:
         """Wait until there is no job, and no node that is still busy with the end of one."""
         deadline = time.monotonic() + PATIENCE
-        while _output("squeue", "--me", "--noheader") or "idle" not in _output("sinfo", "-h", "-n", _KNL, "-o", "%T"):
+        while self._ask("squeue", "--me", "--noheader") or "idle" not in self._ask("sinfo", "-hn", _KNL, "-o", "%T"):
             if time.monotonic() > deadline:
                 raise TimeoutError("the cluster does not become idle")
             time.sleep(0.05)
 
     def read(self, node: str, path: str) -> str:
         """Read a file of the node's /proc."""
-        return self._site.run(node, "alice", ["cat", path]).stdout
+        return ControlClient().run(node, "alice", ["cat", path]).stdout
 
     def cut(self, node: str, cut: bool) -> bool:
         """Pull the node's cable, or plug it in."""
-        self._site.cable(node, not cut)
+        ControlClient().cable(node, not cut)
         return True
+
+    def _ask(self, *argv: str) -> str:
+        return _output(*self._before, *argv)
+
+
+class OnLaptop(OnCluster):
+    """From a laptop that has only ssh to the login node, as an ordinary user; for what a client sees."""
+
+    key = "laptop"
+    name = "a laptop with ssh to its login node"
+    row = "laptop: {}"
+    is_direct = False
+    tunnels: Mapping[str, Sequence[str]] = {"ssh -J -L": ("-J", LOGIN)}
+    # with a terminal, so that what is started goes when ssh does
+    _before = ("ssh", "-tt", "-q", "-o", "BatchMode=yes", LOGIN)
+
+    def config(self, *, shared: bool) -> dict[str, Any]:
+        """The kernelspec's."""
+        return {**super().config(shared=shared), "login": LOGIN, "launcher": {"python": sys.executable}}
 
 
 class OnThisMachine:
@@ -104,8 +136,11 @@ class OnThisMachine:
 
     key = "here"
     name = "this machine (farkernel-local)"
+    row = "{}"
     provisioner = "farkernel-local"
-    is_cluster = False
+    is_direct = True
+    tunnels: Mapping[str, Sequence[str]] = {}
+    runtimes: Mapping[str, Runtime] = {}
 
     def config(self, *, shared: bool) -> dict[str, Any]:
         """The kernelspec's."""
@@ -131,7 +166,7 @@ class OnThisMachine:
         return False
 
 
-PLACES: dict[str, type[Place]] = {place.key: place for place in (OnCluster, OnThisMachine)}
+PLACES: dict[str, type[Place]] = {place.key: place for place in (OnCluster, OnLaptop, OnThisMachine)}
 
 
 def bare_info(address: str) -> Info:

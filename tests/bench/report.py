@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-WAYS = ("farkernel", "direct", "ssh -L")
+WAYS = ("farkernel", "direct", "ssh -L", "ssh -J -L")
 
 
 class Sample(NamedTuple):
@@ -23,14 +23,16 @@ class Sample(NamedTuple):
 class Row:
     """What is measured, and what farkernel has to reach.
 
-    :param beside: the way that farkernel is divided by; empty for a bound of its own
-    :param at_most: of the ratio, or of the value
+    :param beside: the way that farkernel is compared with; empty for a bound of its own
+    :param at_most: of the ratio, the difference, or the value
+    :param difference: farkernel is not divided by the other way: that is taken off
     """
 
     unit: str
     beside: str = ""
     at_most: float | None = None
     at_least: float | None = None
+    difference: bool = False
 
     @property
     def target(self) -> str:
@@ -38,10 +40,16 @@ class Row:
         if self.at_most is None and self.at_least is None:
             return ""
         word, bound = ("≥", self.at_least) if self.at_most is None else ("≤", self.at_most)
+        if self.difference:
+            return f"{word} {bound:g} {self.unit} more than {self.beside}"
         return f"{word} {bound:g} times {self.beside}" if self.beside else f"{word} {bound:g} {self.unit}".rstrip()
 
+    def compared(self, value: float, beside: float) -> float:
+        """Return the ratio, or the difference."""
+        return value - beside if self.difference else value / beside
+
     def met(self, value: float) -> bool | None:
-        """Whether a ratio or value is good enough; None where nothing is asked."""
+        """Whether a ratio, difference or value is good enough; None where nothing is asked."""
         if self.at_most is not None:
             return value <= self.at_most
         return None if self.at_least is None else value >= self.at_least
@@ -64,7 +72,7 @@ class Results:
         """Return everything side by side."""
         table = Table(title=title, title_justify="left")
         table.add_column("median of the rounds")
-        for column in (*WAYS, "ratio", "of the rounds"):
+        for column in (*WAYS, "ratio or difference", "of the rounds"):
             table.add_column(column, justify="right")
         table.add_column("target")
         table.add_column("met")
@@ -78,31 +86,34 @@ class Results:
 
     def _cells(self, name: str) -> list[str]:
         row, values = self._rows[name], self._medians(name)
-        ratios = self._ratios(name)
-        reached = statistics.median(ratios) if ratios else values["farkernel"]
-        met = row.met(reached) if ratios or not row.beside else None
+        compared, form = self._comparisons(name), "+.2f" if row.difference else ".2f"
+        reached = statistics.median(compared) if compared else values["farkernel"]
+        met = row.met(reached) if compared or not row.beside else None
         return [
             f"{name} [{row.unit}]".replace("[]", "").replace("[", r"\["),
             *(f"{values[way]:.4g}" if way in values else "" for way in WAYS),
-            f"{reached:.2f}" if ratios else "",
-            f"{min(ratios):.2f}-{max(ratios):.2f}" if len(ratios) > 1 else "",
+            f"{reached:{form}}" if compared else "",
+            f"{min(compared):{form}} to {max(compared):{form}}" if len(compared) > 1 else "",
             row.target,
             {None: "", True: "[green]yes", False: "[red]NO"}[met],
         ]
 
     def _plain_row(self, name: str) -> dict[str, Any]:
         rounds = {way: {str(number): by[number] for number in by} for way, by in self._values[name].items()}
-        return {"unit": self._rows[name].unit, "medians": self._medians(name), "ratios": self._ratios(name), **rounds}
+        row = self._rows[name]
+        kind = "differences" if row.difference else "ratios"
+        return {"unit": row.unit, "medians": self._medians(name), kind: self._comparisons(name), **rounds}
 
     def _medians(self, name: str) -> dict[str, float]:
         ways = self._values[name].items()
         return {way: statistics.median(statistics.median(values) for values in by.values()) for way, by in ways}
 
-    def _ratios(self, name: str) -> list[float]:
+    def _comparisons(self, name: str) -> list[float]:
         """Of each round in which both ways were measured."""
-        ways, beside = self._values[name], self._rows[name].beside
+        row, ways = self._rows[name], self._values[name]
+        beside = row.beside
         common = sorted(ways["farkernel"].keys() & ways[beside].keys()) if beside in ways else []
-        return [_median(ways["farkernel"][number]) / _median(ways[beside][number]) for number in common]
+        return [row.compared(_median(ways["farkernel"][number]), _median(ways[beside][number])) for number in common]
 
 
 def _median(values: list[float]) -> float:
