@@ -10,14 +10,14 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.demo
 	$(BIN)/farkernel demo
 
-# The whole suite comes last: its last line says how many tests of the cluster ran.
+# The fast tests, then those of the cluster: the last line says how many of these ran.
 test: test-pythons
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --only-cluster
 
 test-fast: $(VENV)/.dev
 	$(BIN)/python -m pytest --no-cluster
 
-# The fast tests on every other supported interpreter that is installed.
+# The fast tests on every supported interpreter that is installed, at once.
 test-pythons: $(VENV)/.dev
 	$(BIN)/python -m tests.pythons
 

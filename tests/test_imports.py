@@ -14,6 +14,7 @@ FILES = sorted(file for folder in ("launcher", "provisioners", "kernelspecs") fo
 LAUNCHER = [file for file in FILES if file.is_relative_to(ROOT / "launcher")]
 
 PURE = (
+    "kernelspecs/flaws.py",
     "launcher/numbering.py",
     "provisioners/commands.py",
     "provisioners/containers/apptainer.py",
@@ -24,13 +25,23 @@ PURE = (
     "provisioners/environment.py",
     "provisioners/errors.py",
     "provisioners/image_failures.py",
+    "provisioners/json_places.py",
     "provisioners/jupyter_version.py",
     "provisioners/kernel_command.py",
     "provisioners/kernel_failures.py",
+    "provisioners/kinds.py",
     "provisioners/launch_failures.py",
+    "provisioners/layers.py",
     "provisioners/life.py",
+    "provisioners/limits.py",
     "provisioners/listing.py",
+    "provisioners/per_launch.py",
     "provisioners/places.py",
+    "provisioners/policy.py",
+    "provisioners/policy_check.py",
+    "provisioners/policy_flaws.py",
+    "provisioners/policy_lines.py",
+    "provisioners/policy_rules.py",
     "provisioners/records.py",
     "provisioners/refusals.py",
     "provisioners/request.py",
@@ -42,6 +53,7 @@ EDGES = {"asyncio", "jupyter_client", "os", "select", "socket", "subprocess", "t
 
 STARTS_PROCESSES = {"launcher/keeper.py", "launcher/process.py", "provisioners/process.py"}
 KNOWS_JUPYTER = {
+    "kernelspecs/existing.py",
     "kernelspecs/install.py",
     "provisioners/enterprise_gateway.py",
     "provisioners/provisioner.py",
@@ -153,6 +165,7 @@ def test_a_pure_module_loads_no_edge() -> None:
     assert not {name.partition(".")[0] for name in loaded} & {"zmq", "traitlets", "jupyter_client"}
     assert {name for name in loaded if name.startswith("farkernel.")} == {
         *names,
+        "farkernel.kernelspecs",
         "farkernel.launcher",
         "farkernel.launcher.protocol",
         "farkernel.provisioners",
@@ -174,8 +187,12 @@ def test_one_module_of_each_side_starts_processes() -> None:
     assert {_name(file) for file in FILES if _starts_processes(_tree(file))} == STARTS_PROCESSES
 
 
-def test_one_module_knows_ssh_and_only_who_needs_it_loads_it() -> None:
-    assert {_name(file) for file in FILES if "asyncssh" in _packages(file)} == {"provisioners/ssh.py"}
+def test_few_modules_know_ssh_and_only_who_needs_it_loads_it() -> None:
+    assert {_name(file) for file in FILES if "asyncssh" in _packages(file)} == {
+        "provisioners/ssh.py",
+        "provisioners/ssh_login.py",
+        "provisioners/ssh_questions.py",
+    }
     code = "import sys, farkernel.provisioners.provisioner; print('asyncssh' in sys.modules)"
     assert _run(code) == "False\n"
 
@@ -188,9 +205,15 @@ def test_few_modules_know_jupyter() -> None:
 
 
 def test_only_the_process_proxies_know_enterprise_gateway() -> None:
-    names = [_name(file) for file in FILES if _packages(file) & {"enterprise_gateway", "tornado"}]
+    names = {_name(file) for file in FILES if "enterprise_gateway" in _packages(file)}
 
-    assert names == ["provisioners/enterprise_gateway.py"]
+    assert names == {"provisioners/enterprise_gateway.py"}
+
+
+def test_few_modules_know_tornado() -> None:
+    names = {_name(file) for file in FILES if "tornado" in _packages(file)}
+
+    assert names == {"provisioners/enterprise_gateway.py", "provisioners/cli/lab_connection.py"}
 
 
 def test_nothing_below_the_command_line_imports_it() -> None:

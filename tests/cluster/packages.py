@@ -20,6 +20,7 @@ PACKAGES = (
     "openssh-client",
     "openssh-server",
     "procps",
+    "r-cran-irkernel",
     "slurm-client",
     "slurm-wlm-basic-plugins",
     "slurmctld",

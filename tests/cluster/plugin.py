@@ -21,6 +21,7 @@ _GRACE = 10.0
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-cluster", action="store_true", help="leave out the tests that need the cluster")
+    parser.addoption("--only-cluster", action="store_true", help="leave out all others")
 
 
 def pytest_configure(config: pytest.Config) -> None:
