@@ -36,10 +36,14 @@ class Outer:
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         remote = [item for item in items if needs_cluster(item)]
+        local = [item for item in items if not needs_cluster(item)]
         if remote and config.getoption("--no-cluster"):
             self._reason = "--no-cluster"
-            items[:] = [item for item in items if not needs_cluster(item)]
+            items[:] = local
             config.hook.pytest_deselected(items=remote)
+        elif config.getoption("--only-cluster"):
+            items[:] = remote
+            config.hook.pytest_deselected(items=local)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:

@@ -18,9 +18,10 @@ from tests.slurm.helpers import PATIENCE
 _PORT = 18888  # every host has a network of its own
 
 _TERMINAL = """
-import os, pty, sys
+import os, pty, signal, sys
 pid, screen = pty.fork()
 if pid == 0:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # not so if the tests were started by nohup
     os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 with open("pids", "w") as file:
     file.write(f"{pid} {os.getpid()}")

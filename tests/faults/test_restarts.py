@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import time
 from typing import Any
 
 import pytest
@@ -28,6 +29,11 @@ async def of_ours(cluster: Site) -> Held:
     return await asyncio.to_thread(held, cluster, LOGIN, os.getpid())
 
 
+async def all_threads() -> None:
+    """Have asyncio start each of the threads that it keeps for calls that block: it starts them as they come."""
+    await asyncio.gather(*(asyncio.to_thread(time.sleep, 0.05) for _ in range(64)))
+
+
 async def is_fresh(client: Client, number: int) -> bool:
     """Whether the kernel is a new one, and works; it is none afterwards."""
     cell = await client.run_anew(f"print('used' if 'used' in dir() else 'fresh'); used = True; {number} * 2")
@@ -51,6 +57,7 @@ async def test_fifty_restarts(specs: Specs, cluster: Site) -> None:
             return await of_ours(cluster), on_node, await asyncio.to_thread(files, cluster)
 
         await restart(5)
+        await all_threads()
         before = await count()
         await restart(RESTARTS)
         after = await count()

@@ -2,7 +2,6 @@
 
 import asyncio
 import copy
-import dataclasses
 import inspect
 import os
 import time
@@ -12,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from farkernel.kernelspecs.install import install
-from farkernel.kernelspecs.templates import Settings, apply_settings, load_template
+from farkernel.kernelspecs.folder import Content
+from farkernel.kernelspecs.install import write
+from farkernel.kernelspecs.templates import load_template
 from tests.cluster import Site
 from tests.slurm.helpers import PATIENCE, Specs
 from tests.slurm.squeue import Occupation
@@ -68,16 +68,17 @@ def specs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_directories_left: 
         interrupt_mode: str | None = None,
         **config: dict[str, Any],
     ) -> str:
-        slurm = Settings() if template == "local" else Settings(time="10")
-        chosen = apply_settings(load_template(template), slurm)
-        spec = copy.deepcopy(chosen.spec)
+        content = load_template(template).content
+        spec = copy.deepcopy(content.spec)
         spec["argv"] = argv or spec["argv"]
         spec |= {"interrupt_mode": interrupt_mode} if interrupt_mode else {}
         spec["env"] = {**spec.get("env", {}), **(env or {})}
         parts = spec["metadata"]["kernel_provisioner"].setdefault("config", {})
+        if template != "local":
+            parts["slurm"]["time"] = "10"
         for part, values in config.items():
             parts.setdefault(part, {}).update(values)
-        return install(dataclasses.replace(chosen, spec=spec), name=name, prefix=tmp_path, replace=True).name
+        return write(Content(spec, content.files), name or template, prefix=tmp_path, replace=True).name
 
     return add
 

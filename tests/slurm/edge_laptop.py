@@ -7,6 +7,7 @@
 import asyncio
 import json
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -43,7 +44,7 @@ async def work(request: Mapping[str, Any]) -> Any:
         sleeper = await client.send(_SLEEP).prints("sleeps")
         await manager.interrupt_kernel()
         await sleeper.done()
-        kept = await client.run("print(x)")
+        kept = await client.run_anew("print(x)")
         await ring(request)
         await manager.restart_kernel()
         lost = await client.run_anew("print(x)")
@@ -110,7 +111,84 @@ async def fail(request: Mapping[str, Any]) -> Any:
     return {"name": "", "text": "it has started"}
 
 
-STORIES = {"work": work, "flood": flood, "queue": queue, "die": die, "fail": fail}
+_CLI = [sys.executable, "-B", "-m", "farkernel.provisioners.cli"]
+_VICTIM = """
+import asyncio, os, sys
+from tests.slurm.helpers import Client, server
+
+async def main():
+    async with server() as manager:
+        kernel_id = await manager.start_kernel(kernel_name=sys.argv[1])
+        async with Client(manager.get_kernel(kernel_id)) as client:
+            await client.run("1")
+            print(flush=True)
+            await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+async def farkernel(*arguments: str) -> dict[str, Any]:
+    """Run a command as the laptop's user would."""
+    env = {**os.environ, "COLUMNS": "300"}
+    done = await asyncio.to_thread(
+        subprocess.run, [*_CLI, *arguments], capture_output=True, text=True, check=False, env=env, timeout=120
+    )
+    return {"code": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
+
+
+def _records() -> list[Path]:
+    return list(Path(os.environ["XDG_STATE_HOME"], "farkernel/kernels").glob("*.json"))
+
+
+async def cancel(request: Mapping[str, Any]) -> Any:
+    """Look at a kernel by commands, beside a record of one whose login node is not there, and cancel it."""
+    saw: dict[str, Any] = {"doctor": await farkernel("doctor")}
+    async with server() as manager:
+        kernel_id = await manager.start_kernel(kernel_name=NAME)
+        async with Client(manager.get_kernel(kernel_id)) as client:
+            cell = await client.send(_SLEEP).prints("sleeps")
+            (file,) = _records()
+            record = json.loads(file.read_text())
+            other = {**record, "kernel_id": "other", "job_id": 1, "login": "no-such-host"}
+            file.with_name("other.json").write_text(json.dumps(other))
+            saw |= {"ps": await farkernel("ps", "--json"), "table": await farkernel("ps"), "id": kernel_id}
+            saw["other"] = await farkernel("cancel", "other")
+            file.with_name("other.json").unlink()
+            saw["cancel"] = await farkernel("cancel", NAME)
+            await cell.done()
+        saw |= {"told": cell.told, "logs": await farkernel("logs", kernel_id), "job": record["job_id"]}
+    return saw | {"after": await farkernel("ps")}
+
+
+async def clean(request: Mapping[str, Any]) -> Any:
+    """Kill a server, and clean up after it."""
+    env = {**os.environ, "PYTHONPATH": request["checkout"]}
+    argv = [sys.executable, "-B", "-c", _VICTIM, NAME]
+    victim = await asyncio.create_subprocess_exec(*argv, env=env, stdout=asyncio.subprocess.PIPE)
+    assert victim.stdout
+    await victim.stdout.readline()
+    victim.kill()
+    await victim.wait()
+    saw = {"ps": await farkernel("ps", "--json"), "dry": await farkernel("clean", "--dry-run")}
+    return saw | {"clean": await farkernel("clean"), "after": await farkernel("ps"), "records": len(_records())}
+
+
+async def doctor(request: Mapping[str, Any]) -> Any:
+    """Have the login node looked at."""
+    return await farkernel("doctor")
+
+
+STORIES = {
+    "cancel": cancel,
+    "clean": clean,
+    "doctor": doctor,
+    "work": work,
+    "flood": flood,
+    "queue": queue,
+    "die": die,
+    "fail": fail,
+}
 
 
 def _furnish(home: Path, request: Mapping[str, Any]) -> None:

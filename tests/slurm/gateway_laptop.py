@@ -18,12 +18,16 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from jupyter_server.services.kernels.connection.base import deserialize_binary_message, serialize_binary_message
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest, HTTPResponse
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 Message = dict[str, Any]
 
 _PATIENCE = 60.0
+_LARGEST = 2**30
+"""Bytes of a message; a browser takes any."""
+
 _NOTEBOOK = "work.ipynb"
 _JOB = "import os; print(os.environ['SLURM_JOB_ID'])"
 
@@ -64,11 +68,13 @@ class Lab:
             await self.fetch(f"/api/sessions/{session['id']}", "DELETE")
 
     @contextlib.asynccontextmanager
-    async def page(self, kernel_id: str) -> AsyncIterator["Notebook"]:
-        """Connect to a kernel."""
-        path = f"/api/kernels/{kernel_id}/channels?session_id={uuid.uuid4()}"
-        connection = await websocket_connect(HTTPRequest(f"ws://{self.place}{path}", headers=self._headers))
-        notebook = Notebook(self, kernel_id, connection)
+    async def page(self, kernel_id: str, before: "Notebook | None" = None) -> AsyncIterator["Notebook"]:
+        """Connect to a kernel; as a page that was connected before."""
+        session = before.session if before else str(uuid.uuid4())
+        path = f"/api/kernels/{kernel_id}/channels?session_id={session}"
+        request = HTTPRequest(f"ws://{self.place}{path}", headers=self._headers)
+        connection = await websocket_connect(request, max_message_size=_LARGEST)
+        notebook = Notebook(self, kernel_id, connection, session, before.cells if before else {})
         reading = asyncio.create_task(notebook.read())
         try:
             yield notebook
@@ -86,16 +92,24 @@ class Lab:
 
 
 @contextlib.contextmanager
-def jupyterlab(gateway: str, token: str) -> Iterator[Lab]:
+def jupyterlab(gateway: str, token: str, *options: str, **env: str) -> Iterator[Lab]:
     """Start JupyterLab with nothing on the laptop that it could know of kernels."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     own = secrets.token_hex(16)
     with tempfile.TemporaryDirectory(prefix="laptop-") as home, Path(home, "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", f"--gateway-url={gateway}"],
+            [
+                sys.executable,
+                "-m",
+                "jupyterlab",
+                "--no-browser",
+                f"--port={port}",
+                f"--gateway-url={gateway}",
+                *options,
+            ],
             cwd=home,
-            env={**os.environ, "HOME": home, "JUPYTER_TOKEN": own, "JUPYTER_GATEWAY_AUTH_TOKEN": token},
+            env={**os.environ, "HOME": home, "JUPYTER_TOKEN": own, "JUPYTER_GATEWAY_AUTH_TOKEN": token, **env},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -129,6 +143,10 @@ class Cell:
         return "".join(content["text"] for content in self.contents("stream") if content["name"] == "stdout")
 
     @property
+    def stderr(self) -> str:
+        return "".join(content["text"] for content in self.contents("stream") if content["name"] == "stderr")
+
+    @property
     def errors(self) -> list[str]:
         return [f"{content['ename']}: {content['evalue']}" for content in self.contents("error")]
 
@@ -157,14 +175,18 @@ class Cell:
 class Notebook:
     """What a browser's page knows of one kernel: a websocket with all channels, and the kernel's REST."""
 
-    def __init__(self, lab: Lab, kernel_id: str, connection: WebSocketClientConnection) -> None:
+    def __init__(
+        self, lab: Lab, kernel_id: str, connection: WebSocketClientConnection, session: str, cells: "dict[str, Cell]"
+    ) -> None:
+        self.session = session
+        self.cells = cells
         self._lab = lab
         self._path = f"/api/kernels/{kernel_id}"
         self._connection = connection
-        self._session = str(uuid.uuid4())
-        self._cells: dict[str, Cell] = {}
         self._answer = ""
         self._news = asyncio.Event()
+        self._here = asyncio.Event()
+        self._here.set()
 
     async def send(self, code: str, answer: str = "") -> Cell:
         """Run a cell without waiting for it; `answer` is what the user types when asked."""
@@ -178,13 +200,26 @@ class Notebook:
             "stop_on_error": True,
         }
         message_id = str(uuid.uuid4())
-        cell = self._cells[message_id] = Cell(self)
+        cell = self.cells[message_id] = Cell(self)
         await self._write("shell", "execute_request", content, message_id)
+        return cell
+
+    async def send_comm(self, comm: str, *buffers: bytes) -> Cell:
+        """Send a widget's message to the kernel."""
+        message_id = str(uuid.uuid4())
+        cell = self.cells[message_id] = Cell(self)
+        await self._write("shell", "comm_msg", {"comm_id": comm, "data": {}}, message_id, *buffers)
         return cell
 
     async def run(self, code: str, answer: str = "") -> Cell:
         """Run a cell to its end."""
         return await (await self.send(code, answer)).done()
+
+    async def run_after_error(self, code: str) -> Cell:
+        """Run a cell, again if it came too soon: IPython aborts what comes in the moment after an error."""
+        while (cell := await self.run(code)).contents("execute_reply")[0]["status"] == "aborted":
+            pass
+        return cell
 
     async def press(self, button: str) -> None:
         """Press `interrupt` or `restart`."""
@@ -197,27 +232,42 @@ class Notebook:
                 self._news.clear()
                 await self._news.wait()
 
+    def leave(self, away: bool) -> None:
+        """Read nothing, or read on."""
+        if away:
+            self._here.clear()
+        else:
+            self._here.set()
+
     async def read(self) -> None:
         """Take whatever comes, until the connection ends."""
-        while text := await self._connection.read_message():
-            message = json.loads(text)
+        while True:
+            await self._here.wait()
+            if not (text := await self._connection.read_message()):
+                return
+            binary = isinstance(text, bytes)
+            message = deserialize_binary_message(text) if binary else json.loads(text)  # type: ignore[no-untyped-call]
             if message["header"]["msg_type"] == "input_request":
                 await self._write("stdin", "input_reply", {"value": self._answer}, str(uuid.uuid4()))
-            if cell := self._cells.get(message["parent_header"].get("msg_id", "")):
+            if cell := self.cells.get(message["parent_header"].get("msg_id", "")):
                 cell.messages.append(message)
             self._news.set()
 
-    async def _write(self, channel: str, kind: str, content: Message, message_id: str) -> None:
+    async def _write(self, channel: str, kind: str, content: Message, message_id: str, *buffers: bytes) -> None:
         header = {
             "msg_id": message_id,
             "msg_type": kind,
-            "session": self._session,
+            "session": self.session,
             "username": "alice",
             "date": "",
             "version": "5.4",
         }
         message = {"channel": channel, "header": header, "parent_header": {}, "metadata": {}, "content": content}
-        await self._connection.write_message(json.dumps({**message, "buffers": []}))
+        if buffers:
+            binary = serialize_binary_message({**message, "buffers": buffers})  # type: ignore[no-untyped-call]
+            await self._connection.write_message(binary, binary=True)
+        else:
+            await self._connection.write_message(json.dumps({**message, "buffers": []}))
 
 
 # ---- what the user does ----
@@ -236,7 +286,7 @@ async def work(lab: Lab, request: Mapping[str, Any]) -> Message:
         await sleeper.prints("sleeps")
         await notebook.press("interrupt")
         await sleeper.done()
-        kept = await notebook.run("print(x)")
+        kept = await notebook.run_after_error("print(x)")
         await notebook.press("restart")
         lost = await notebook.run("print(x)")
         job_then = await notebook.run(_JOB)

@@ -172,7 +172,7 @@ class Client:
         return await self.send(code, subshell=subshell).done()
 
     async def run_anew(self, code: str) -> Cell:
-        """Run a cell after the kernel has died, again if it came before the next one."""
+        """Run a cell after an error, or after the kernel has died: again if it came too soon, and was aborted."""
         while (cell := await self.run(code)).status == "aborted":
             pass
         return cell

@@ -24,6 +24,10 @@ from zmq.utils.monitor import recv_monitor_message
 _PATIENCE = 20.0
 _REFUSALS = 2
 _LISTEN = "0A"
+_BOUND = "07"
+"""A UDP socket that is not connected (proc(5) has states of TCP for it: TCP_CLOSE)."""
+_ACCEPTS = 1 << 16
+"""What listens at a unix socket (linux/net.h, SO_ACCEPTCON)."""
 
 
 # ---- sockets of ZeroMQ ----
@@ -223,6 +227,47 @@ def listeners(uid: int) -> dict[str, Any]:
     return {"tcp": tcp, "abstract": [entry for entry in named if entry[0].startswith("@")], "unix": named}
 
 
+def bound(uid: int) -> dict[str, Any]:
+    """Return all at which our own processes can be reached: protocol, place, whether only we can get there, command.
+
+    Other processes of the user that cannot be looked into have no command.
+    """
+    programs = {
+        inode: _command(Path("/proc", program.rpartition(" ")[2])) for inode, program in _socket_programs().items()
+    }
+    seen = []
+    for protocol, state in (("tcp", _LISTEN), ("tcp6", _LISTEN), ("udp", _BOUND), ("udp6", _BOUND)):
+        for line in Path("/proc/net", protocol).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == state and int(fields[7]) == uid:
+                address, _, port = fields[1].rpartition(":")
+                seen.append([protocol[:3], [_address(address), int(port, 16)], False, programs.get(fields[9], "")])
+    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
+        _, _, _, flags, kind, _, inode, *path = line.split()
+        reachable = int(flags, 16) & _ACCEPTS or int(kind, 16) == socket.SOCK_DGRAM
+        if inode in programs and path and reachable:
+            seen.append(["unix", path[0], _is_private(Path(path[0]), uid), programs[inode]])
+    return {"bound": seen}
+
+
+def _address(digits: str) -> str:
+    """Read an address of /proc/net/tcp (proc(5)): words in the order of this machine's bytes."""
+    words = [bytes.fromhex(digits[at : at + 8])[::-1] for at in range(0, len(digits), 8)]
+    return socket.inet_ntop(socket.AF_INET if len(words) == 1 else socket.AF_INET6, b"".join(words))
+
+
+def _command(process: Path) -> str:
+    with contextlib.suppress(OSError):
+        return (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    return ""
+
+
+def _is_private(path: Path, uid: int) -> bool:
+    """Whether a directory on the way is one that only the user may enter."""
+    status = [parent.stat() for parent in path.parents if parent.is_dir()]
+    return path.is_absolute() and any(one.st_uid == uid and not one.st_mode & 0o077 for one in status)
+
+
 def _socket_programs() -> dict[str, str]:
     """Return the name and the id of the process that holds a socket, by its inode."""
     programs = {}
@@ -247,7 +292,8 @@ def modes(roots: list[str]) -> dict[str, Any]:
     return seen
 
 
-ATTEMPTS = {attempt.__name__: attempt for attempt in (knock_all, speak, flood, search, processes, listeners, modes)}
+_ATTEMPTS = (knock_all, speak, flood, search, processes, listeners, bound, modes)
+ATTEMPTS = {attempt.__name__: attempt for attempt in _ATTEMPTS}
 
 if __name__ == "__main__":
     request = json.load(sys.stdin)

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from jupyter_client.manager import AsyncKernelManager
 
-from farkernel.provisioners.errors import ContainerFailed, FarkernelError, RequestError
+from farkernel.provisioners.errors import ContainerFailed, FarkernelError, KernelFailed, RequestError
 from tests.cluster import Site
 from tests.cluster.containers import IMAGE as DIRECTORY
 from tests.cluster.image import MARK, PODMAN_NAME
 from tests.cluster.shifter import images, switches
-from tests.slurm.helpers import Client, Specs, eventually, jobs, kernel, server
+from tests.slurm.helpers import Client, Specs, busy, eventually, gone, jobs, kernel, server, slurm
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -84,7 +84,7 @@ async def test_the_kernelspecs_variables_are_seen_inside_and_the_hosts_python_is
 ) -> None:
     monkeypatch.setenv("VIRTUAL_ENV", "/of/the/host")
     env = {"LD_LIBRARY_PATH": "/usr/common/root/lib", "PYTHONPATH": "/usr/common/root/lib", "TOKEN": "two words"}
-    env |= {"LINES2": "one\ntwo", "QUOTED": "\"a\" 'b' #c"}
+    env |= {"LINES2": "one\ntwo", "QUOTED": "\"a\" 'b' #c", "TMPDIR": "/var/tmp", "LONG": 100_000 * "x"}
     async with kernel(spec(specs, runtime, env=env)) as (_, client):
         names = [*env, "PYTHONNOUSERSITE", "VIRTUAL_ENV"]
         cell = await client.run(f"import os; print([os.environ.get(name) for name in {names}])")
@@ -122,6 +122,14 @@ async def test_a_kernel_that_is_killed_is_told(specs: Specs, runtime: str) -> No
             assert cell.errors[0].startswith("KernelDied")
 
 
+async def test_a_job_that_is_cancelled_is_told(specs: Specs, runtime: str) -> None:
+    async with busy(spec(specs, runtime)) as (manager, kernel_id, _, cell):
+        slurm("scancel", *jobs())
+        await cell.done()
+        assert cell.errors[0].startswith("JobEnded"), cell.told
+        await gone(manager, kernel_id)
+
+
 @pytest.mark.parametrize("command", ["nosuchkernel", "/opt/not/there"])
 async def test_an_image_without_the_kernels_command(specs: Specs, runtime: str, command: str) -> None:
     error = await failure(spec(specs, runtime, argv=[command, "{connection_file}"]))
@@ -132,6 +140,21 @@ async def test_an_image_without_the_kernels_command(specs: Specs, runtime: str, 
 async def test_an_image_whose_python_lacks_the_kernel(specs: Specs, runtime: str) -> None:
     error = await failure(spec(specs, runtime, argv=["python3", "-m", "nosuchkernel", "{connection_file}"]))
     assert "lacks nosuchkernel" in error.what
+
+
+@pytest.mark.parametrize(
+    ("command", "said"), [(["true"], ""), (["python3", "-c", "raise SystemExit('no licence')"], "no licence")]
+)
+async def test_a_kernel_that_ends_for_a_reason_of_its_own(
+    specs: Specs, runtime: str, command: list[str], said: str
+) -> None:
+    name = spec(specs, runtime, argv=[*command, "{connection_file}"])
+    with pytest.raises(KernelFailed) as caught:
+        await AsyncKernelManager(kernel_name=name).start_kernel()
+    await eventually(lambda: not jobs())
+    assert caught.value.said == said
+    assert f"Its kernelspec is {name}, its image {RUNTIMES[runtime]['image']}." in caught.value.what
+    assert "farkernel images check" in caught.value.hint
 
 
 UNKNOWN = {"shifter": "docker:nope/x:1", "podman-hpc": "localhost/nope:1", "charliecloud": "/run/images/nope"}
@@ -194,6 +217,16 @@ class TestShifter:
         error = await failure(spec(specs, "shifter", image=images.WITHOUT_IPYKERNEL.name))
         assert "lacks ipykernel" in error.what
 
+    @pytest.mark.parametrize("command", ["/etc/passwd", "/etc"])
+    async def test_a_command_that_is_no_program(self, specs: Specs, command: str) -> None:
+        error = await failure(spec(specs, "shifter", argv=[command, "{connection_file}"]))
+        assert f"the image's {command} is no program" in error.what
+
+    async def test_an_option_that_shifter_does_not_take(self, specs: Specs) -> None:
+        error = await failure(spec(specs, "shifter", args=["--nosuch"]))
+        assert "--nosuch" in error.what
+        assert "container.args" in error.hint
+
     async def test_an_unknown_module(self, specs: Specs) -> None:
         error = await failure(spec(specs, "shifter", modules=["nosuch"]))
         assert "nosuch" in error.what
@@ -207,7 +240,7 @@ class TestShifter:
             spec(specs, "shifter", image="docker:busy box")
 
     async def test_a_link_as_a_volumes_source(self, specs: Specs, cluster: Site) -> None:
-        script = "mkdir -p real; echo yes > real/file; ln -sfn real link"
+        script = "mkdir -p real; echo yes > real/file; ln -sfn /home/alice/real link"
         await asyncio.to_thread(cluster.run, "cori01", "alice", ["sh", "-c", script])
         async with kernel(spec(specs, "shifter", volumes=["/home/alice/link:/mnt"])) as (_, client):
             assert (await client.run("print(open('/mnt/file').read())")).stdout == "yes\n\n"
@@ -232,6 +265,11 @@ class TestShifter:
         assert why in error.what
         assert "container.volumes" in error.hint
 
+    async def test_a_cache_that_is_too_small(self, specs: Specs) -> None:
+        error = await failure(spec(specs, "shifter", volumes=["/tmp:/mnt:perNodeCache=size=100M"]))
+        assert "could not make the cache" in error.what
+        assert "300M" in error.hint
+
     async def test_a_path_of_the_kernelspec_is_the_images(self, specs: Specs) -> None:
         async with kernel(spec(specs, "shifter", env={"PATH": "/my/bin:/usr/bin"})) as (_, client):
             assert (await client.run("import os; print(os.environ['PATH'])")).stdout.startswith("/my/bin:/usr/bin")
@@ -251,6 +289,14 @@ class TestShifter:
             await asyncio.sleep(1.5)
             await running.signal_kernel(signal.SIGINT)
             await running.shutdown_kernel(now=True)
+        await eventually(lambda: not jobs())
+
+    async def test_an_image_that_is_not_set_up_in_time_is_named(self, specs: Specs) -> None:
+        container = {"runtime": "shifter", "image": images.SLOW.name}
+        name = specs(argv=PYTHON, container=container, launcher={"python": sys.executable, "start_timeout": 1})
+        with pytest.raises(FarkernelError) as caught:
+            await AsyncKernelManager(kernel_name=name).start_kernel()
+        assert f"Its kernelspec is {name}, its image {images.SLOW.name}." in caught.value.what
         await eventually(lambda: not jobs())
 
     async def test_an_image_on_two_nodes_and_a_nested_srun(self, specs: Specs) -> None:

@@ -38,9 +38,9 @@ class OnLaptop(Protocol):
 def ssh_alone(cluster: Site) -> Iterator[None]:
     """No way leads from the laptop to a compute node."""
     routes = [f"prohibit {address}/32" for address in NODES]
-    _on(cluster, "laptop", "; ".join(f"ip route add {route}" for route in routes))
+    on_host(cluster, "laptop", "; ".join(f"ip route add {route}" for route in routes))
     yield
-    _on(cluster, "laptop", "; ".join(f"ip route del {route}" for route in routes))
+    on_host(cluster, "laptop", "; ".join(f"ip route del {route}" for route in routes))
 
 
 @pytest.fixture
@@ -105,35 +105,35 @@ async def bell() -> AsyncIterator[Bell]:
         yield one
 
 
-def _on(site: Site, host: str, script: str) -> str:
+def on_host(site: Site, host: str, script: str) -> str:
     done = site.run(host, "root", ["sh", "-c", script])
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def _processes(site: Site, host: str, pattern: str) -> list[str]:
-    return _on(site, host, f"pgrep -u alice -a -f '{pattern}' || true").splitlines()
+def processes(site: Site, host: str, pattern: str) -> list[str]:
+    return on_host(site, host, f"pgrep -u alice -a -f '{pattern}' || true").splitlines()
 
 
 def break_ssh(site: Site) -> None:
     """End what serves alice's ssh connections on the login node."""
-    _on(site, LOGIN, "pkill -KILL -u alice -x sshd")
+    on_host(site, LOGIN, "pkill -KILL -u alice -x sshd")
 
 
 async def nothing_left(site: Site) -> None:
     """Wait until nothing of the kernel is there; the directories are the fixture's."""
     await eventually(lambda: not jobs())
-    await eventually(lambda: not _processes(site, LOGIN, " keeper$"))
-    await eventually(lambda: not _processes(site, LOGIN, "^srun "))
-    assert _processes(site, "laptop", "farkernel|ipykernel") == []
+    await eventually(lambda: not processes(site, LOGIN, " keeper$"))
+    await eventually(lambda: not processes(site, LOGIN, "^srun "))
+    assert processes(site, "laptop", "farkernel|ipykernel") == []
 
 
 async def test_a_notebook_on_a_laptop(cluster: Site, login: Callable[..., dict[str, Any]], on_laptop: OnLaptop) -> None:
     async with bell() as one:
         story = asyncio.create_task(on_laptop("work", spec=login(), bell=one.place))
         async with one.rung(story):
-            seen = _on(cluster, LOGIN, "ps -ww -u alice -o args")
-            links = _on(cluster, "laptop", "ss -Htn state established").split()
+            seen = on_host(cluster, LOGIN, "ps -ww -u alice -o args")
+            links = on_host(cluster, "laptop", "ss -Htn state established").split()
         saw = await story
     job, node, *rest = saw["where"]
     assert job.isdecimal()
@@ -177,10 +177,10 @@ async def test_ssh_is_lost_while_the_job_waits(
         story = asyncio.create_task(on_laptop("queue", spec=login(), bell=one.place))
         async with one.rung(story):
             pending = jobs("PENDING")
-            _on(cluster, LOGIN, "kill -STOP $(cat /run/sshd.pid)")  # nobody new is let in
+            on_host(cluster, LOGIN, "kill -STOP $(cat /run/sshd.pid)")  # nobody new is let in
             await asyncio.to_thread(break_ssh, cluster)
         async with one.rung(story):
-            _on(cluster, LOGIN, "kill -CONT $(cat /run/sshd.pid)")
+            on_host(cluster, LOGIN, "kill -CONT $(cat /run/sshd.pid)")
             await asyncio.to_thread(no_free_knl.end)
         saw = await story
     assert len(pending) == 1
@@ -206,7 +206,7 @@ async def test_the_laptop_is_gone_for_good(
         async with one.rung(story):
             assert len(jobs("RUNNING" if running else "PENDING")) == 1
         await story
-    _on(cluster, "laptop", "rm -rf /tmp/farkernel-* /tmp/laptop-*")  # what a process that is killed cannot remove
+    on_host(cluster, "laptop", "rm -rf /tmp/farkernel-* /tmp/laptop-*")  # what a process that is killed cannot remove
     await nothing_left(cluster)
 
 

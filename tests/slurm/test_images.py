@@ -1,6 +1,5 @@
 """`farkernel images` on the login node, as its user types it."""
 
-import dataclasses
 import json
 import os
 import re
@@ -14,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from farkernel.kernelspecs.install import install
-from farkernel.kernelspecs.templates import Settings, apply_settings, load_template
+from farkernel.kernelspecs.install import write as write_kernelspec
+from farkernel.kernelspecs.templates import load_template
 from tests.cluster import Site
 from tests.cluster.shifter import images, switches
 from tests.slurm.helpers import jobs
@@ -93,7 +92,7 @@ def test_a_name_that_the_runtime_would_change() -> None:
         ([images.WITHOUT_IPYKERNEL.name], 1, "lacks ipykernel"),
         ([images.BUSY.name], 1, "no command python3"),
         ([images.PYHEP.name, "--command=R"], 1, "no command R"),
-        (["localhost/pyhep:2.0", "--runtime=podman-hpc"], 0, "ipykernel"),
+        (["localhost/pyhep:2.0"], 0, "localhost/pyhep:2.0 (podman-hpc)"),
         (["/run/images/pyhep", "--runtime=charliecloud"], 0, "ipykernel"),
         (["/run/images/nope", "--runtime=charliecloud"], 1, "no image"),
     ],
@@ -115,12 +114,13 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_directories_left: N
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share/jupyter"))
 
     def write(image: str, **config: dict[str, Any]) -> None:
-        template = apply_settings(load_template("cori-knl-shifter"), Settings(time="10", image=image))
-        spec = json.loads(json.dumps(template.spec))
-        stanza = spec["metadata"]["kernel_provisioner"]["config"]
+        content = load_template("cori-knl-shifter").content  # read anew each time
+        stanza = content.spec["metadata"]["kernel_provisioner"]["config"]
+        stanza["slurm"]["time"] = "10"
+        stanza["container"]["image"] = image
         for part, values in config.items():
             stanza.setdefault(part, {}).update(values)
-        install(dataclasses.replace(template, spec=spec), name="mine", prefix=tmp_path, replace=True)
+        write_kernelspec(content, "mine", prefix=tmp_path, replace=True)
 
     return write
 

@@ -203,15 +203,15 @@ async def bobs_job(cluster: Site, node: str) -> AsyncIterator[str]:
         await eventually(lambda: not bob("squeue", "--noheader", f"--jobs={job}"))
 
 
-def doors(scene: Scene, directory: Path, name: str) -> dict[str, dict[str, Any]]:
-    """The ways to read and to send at the five sockets that lie in a directory."""
+def doors(scene: Scene, stem: Path) -> dict[str, dict[str, Any]]:
+    """The ways to read and to send at the five sockets whose paths begin alike."""
     signer = Signer(scene.key.encode(), "hmac-sha256")
 
     def signed(msg_type: str, content: dict[str, Any]) -> list[str]:
         return [frame.decode("latin-1") for frame in signer.message(msg_type, content)]
 
     execute = {"code": "intruded = True", "silent": False, "store_history": False, "user_expressions": {}}
-    endpoint = f"ipc://{directory}/{name}-"
+    endpoint = f"ipc://{stem}-"
     return {
         "shell": {"endpoint": f"{endpoint}1", "frames": signed("execute_request", execute)},
         "iopub": {"endpoint": f"{endpoint}2", "kind": "SUB"},
@@ -233,7 +233,9 @@ async def test_the_sockets_let_nobody_else_in(scenes: Scenes, where: str) -> Non
         at_front = where.startswith("front")
         directory = scene.front if at_front else await scene.kernel_directory()
         host = LOGIN if at_front else scene.node
-        ways = doors(scene, directory, "r" if where == "front" else "k")
+        # the kernel's lie beside its directory
+        stem = {"front": directory / "r", "kernel": directory}.get(where, directory / "k")
+        ways = doors(scene, stem)
         printing = scene.client.send(PRINTS)
         await printing.prints("private words")
 

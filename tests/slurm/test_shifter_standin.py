@@ -142,7 +142,8 @@ def test_an_entrypoint_runs_only_when_asked_for(cluster: Site) -> None:
     assert says("echo", "x") == "x"
     assert says("--entrypoint", "x") == "entered x"
     assert says("--entrypoint") == "entered the cmd"
-    assert says("--entrypoint=/bin/echo other", "x") == "other x"
+    assert says("--entrypoint=/bin/echo", "x") == "x"
+    assert shifter("--entrypoint=/bin/echo other", "x").returncode == 127  # it is one word
 
 
 # ---- the environment ----
@@ -187,14 +188,26 @@ def test_volumes(cluster: Site, tmp_path: Path) -> None:
     joined = f"--volume={source}:/data;/tmp:/mnt"
     assert says(joined, "-V", f"{source}/inn er:/ro:ro", "ls", "/data", "/ro") == "/data:\ninner\n\n/ro:"
     assert "Read-only" in shifter(f"--volume={source}:/ro:ro", "touch", "/ro/x").stderr
-    cache = says("-V", "/any:/mnt:perNodeCache=size=8M", "sh", "-c", "touch /mnt/x; df -m /mnt | tail -1").split()
-    assert cache[1] == "8"
+    cache = says("-V", "/any:/mnt:perNodeCache=size=300M", "sh", "-c", "touch /mnt/x; df -m /mnt | tail -1").split()
+    assert int(cache[1]) > 200
+    small = shifter("-V", "/any:/mnt:perNodeCache=size=100M", "true")
+    assert "FAILED to setup perNodeCache" in small.stderr
 
 
-def test_a_symbolic_link_as_a_source_never_ends(cluster: Site) -> None:
+def test_a_link_to_a_directory_of_the_root_is_no_source(cluster: Site) -> None:
     link = Path.home() / "link"
     link.unlink(missing_ok=True)
     link.symlink_to("/tmp")
+    done = shifter(f"--volume={link}:/data", "true")
+    assert re.search(r"^Invalid source .*, not allowed, fail\.\n", done.stderr)
+    assert done.stderr.endswith("FAILED to setup image.\n")
+
+
+def test_a_circle_of_links_as_a_source_never_ends(cluster: Site) -> None:
+    link, other = Path.home() / "circle", Path.home() / "circle2"
+    for one, target in ((link, other), (other, link)):
+        one.unlink(missing_ok=True)
+        one.symlink_to(target.name)
     with started("shifter", f"--image={NAME}", f"--volume={link}:/data", "true") as process:
         until(lambda: real_uid(process.pid) == 0)
         time.sleep(1)

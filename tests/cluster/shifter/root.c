@@ -22,6 +22,8 @@ static const char *const COVERED[] = {"/proc", "/sys", "/dev", "/home", NULL};
 static const char *const HOST_ETC[] = {"/etc/hosts", "/etc/resolv.conf", NULL};
 static const char NSSWITCH[] = "passwd: files\ngroup: files\nhosts: files dns\n";
 static const unsigned LOOP_SECONDS = 600;
+/* mkfs.xfs makes no smaller one. */
+static const long long CACHE_AT_LEAST = 300LL << 20;
 /* Where volumes are mounted already. */
 static char **mounted;
 
@@ -129,17 +131,18 @@ static int mount_image(const struct image *image, const struct user *user) {
     return hide(image);
 }
 
-/* The real one never comes back from some symbolic links; this one does, so that nothing is left behind. */
-static void loop_if_link(const char *path) {
+/* The real one never comes back from a circle of links; this one does, so that nothing is left behind. */
+static void loop_if_circle(const char *path) {
     struct stat status;
-    if (lstat(path, &status) || !S_ISLNK(status.st_mode))
+    if (!stat(path, &status) || errno != ELOOP)
         return;
     alarm(LOOP_SECONDS);
     for (;;)
         lstat(path, &status);
 }
 
-/* The source as the user sees it, inside the container: no symbolic link leads out of it. */
+/* The source as the user sees it, inside the container: no symbolic link leads out of it. The real one follows absolute
+ * links inside too, but for those to directories of the root, such as /tmp; this one follows none. */
 static char *find_source(const struct volume *volume, const struct user *user) {
     char *path = format(ROOT "%s", volume->from), *real = NULL;
     size_t end = strlen(path);
@@ -148,7 +151,7 @@ static char *find_source(const struct volume *volume, const struct user *user) {
         path[--end] = 0;
     if (setgroups((size_t)user->count, user->groups) || setegid(user->gid) || seteuid(user->uid))
         return NULL;
-    loop_if_link(path);
+    loop_if_circle(path);
     real = realpath(path, NULL);
     if (!real)
         fprintf(stderr, "shifter_realpath: failed to lstat %s\nFAILED to find real path for volume \"from\": %s\n", path,
@@ -205,6 +208,10 @@ static int may_be_covered(const char *real) {
 }
 
 static int mount_cache(const struct volume *volume, const char *target, const struct user *user) {
+    if (volume->cache < CACHE_AT_LEAST) {
+        fprintf(stderr, "FAILED to create the XFS cache filesystem on /var/tmp/cache\nFAILED to setup perNodeCache\n");
+        return -1;
+    }
     char *options = format("size=%lld,mode=755,uid=%d,gid=%d", volume->cache, (int)user->uid, (int)user->gid);
     return mount(NULL, target, "tmpfs", MS_NOSUID | MS_NODEV, options);
 }

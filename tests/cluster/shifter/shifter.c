@@ -231,8 +231,7 @@ static char **program(const struct options *options, const struct image *image) 
     if (!options->use_entrypoint)
         return own ? own : append(NULL, shell);
     if (options->entrypoint) {
-        for (char *word = strtok(options->entrypoint, " "); word; word = strtok(NULL, " "))
-            argv = append(argv, word);
+        argv = append(argv, options->entrypoint);
     } else if (image->entrypoint) {
         for (char **word = image->entrypoint; *word; word++)
             argv = append(argv, *word);

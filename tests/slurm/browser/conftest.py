@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.cluster import Site
 from tests.slurm.browser.notebook import KNL, Notebook, OpenNotebook, Shoot
-from tests.slurm.browser.server import Server
+from tests.slurm.browser.server import Own, Server
 
 _CHROMIUM = "/usr/bin/chromium"
 _ARGUMENTS = (
@@ -38,7 +38,7 @@ def browser(cluster: Site) -> Iterator[Browser]:
 def server(cluster: Site, tmp_path: Path) -> Iterator[Server]:
     """Start a server; its notebooks are in alice's home, which the compute nodes see too."""
     with tempfile.TemporaryDirectory(prefix="notebooks-", dir=Path.home()) as notebooks:
-        server = Server(tmp_path, Path(notebooks))
+        server = Server(Own(tmp_path), Path(notebooks))
         server.install("cori-knl")
         server.install("cori-haswell")
         server.install("cori-knl-shifter")

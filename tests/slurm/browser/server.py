@@ -21,27 +21,49 @@ _PATIENCE = 60.0
 _NO_NEWS = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
 
 
+class Own:
+    """What a server keeps for itself: kernelspecs, settings, what it writes down.
+
+    :param folder: everything goes below this
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.log = folder / "server.log"
+        config = folder / "config/labconfig"
+        config.mkdir(parents=True)
+        (config / "page_config.json").write_text(json.dumps(_NO_NEWS))
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Return the variables by which Jupyter finds it."""
+        return {
+            "JUPYTER_PATH": str(self._folder / "share/jupyter"),
+            "JUPYTER_CONFIG_DIR": str(self._folder / "config"),
+            "JUPYTER_DATA_DIR": str(self._folder / "data"),
+            "JUPYTER_RUNTIME_DIR": str(self._folder / "runtime"),
+        }
+
+    def install(self, template: str, *options: str) -> None:
+        """Install a kernelspec as a user does."""
+        argv = ["kernelspec", "install", template, "--prefix", str(self._folder), *options]
+        program = [sys.executable, "-m", "farkernel.provisioners.cli"]
+        subprocess.run([*program, *argv], check=True, timeout=60, env={**os.environ, **self.env})
+
+
 class Server:
     """JupyterLab and Notebook 7 in one process, while it is entered.
 
-    :param own: what it keeps for itself goes below this
     :param notebooks: what it serves
     """
 
-    def __init__(self, own: Path, notebooks: Path) -> None:
+    def __init__(self, own: Own, notebooks: Path) -> None:
         self.notebooks = notebooks
-        self.log = own / "server.log"
+        self.install = own.install
         self._own = own
         self._token = secrets.token_hex(16)
         self._port = 0
         self._process: subprocess.Popen[bytes] | None = None
-
-    def install(self, template: str, *options: str) -> None:
-        """Install a kernelspec as a user does."""
-        argv = ["kernelspec", "install", template, "--prefix", str(self._own), *options]
-        subprocess.run(
-            [sys.executable, "-m", "farkernel.provisioners.cli", *argv], check=True, timeout=60, env=self._env()
-        )
 
     def notebook(self, name: str, *cells: str, kernel: str) -> Path:
         """Write a notebook that wants this kernel."""
@@ -84,12 +106,9 @@ class Server:
             return False  # jupyter_server cannot list a kernel whose start has not returned
 
     def __enter__(self) -> Self:
-        config = self._own / "config/labconfig"
-        config.mkdir(parents=True)
-        (config / "page_config.json").write_text(json.dumps(_NO_NEWS))
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = free.getsockname()[1]
-        with self.log.open("wb") as log:
+        with self._own.log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={self._port}"],
                 cwd=self.notebooks,
@@ -109,7 +128,7 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._end()
-        print(self.log.read_text(errors="replace")[-10_000:])  # pytest shows it when the test has failed
+        print(self._own.log.read_text(errors="replace")[-10_000:])  # pytest shows it when the test has failed
 
     def _wait(self) -> None:
         assert self._process
@@ -119,8 +138,8 @@ class Server:
                 self.kernels()
             except (urllib.error.URLError, http.client.HTTPException, OSError):
                 alive = self._process.poll() is None
-                assert alive, self.log.read_text()
-                assert time.monotonic() < deadline, self.log.read_text()
+                assert alive, self._own.log.read_text()
+                assert time.monotonic() < deadline, self._own.log.read_text()
                 time.sleep(0.2)
             else:
                 return
@@ -135,11 +154,4 @@ class Server:
             self._process.wait()
 
     def _env(self) -> dict[str, str]:
-        return {
-            **os.environ,
-            "JUPYTER_PATH": str(self._own / "share/jupyter"),
-            "JUPYTER_CONFIG_DIR": str(self._own / "config"),
-            "JUPYTER_DATA_DIR": str(self._own / "data"),
-            "JUPYTER_RUNTIME_DIR": str(self._own / "runtime"),
-            "JUPYTER_TOKEN": self._token,
-        }
+        return {**os.environ, **self._own.env, "JUPYTER_TOKEN": self._token}
