@@ -69,7 +69,7 @@ class Cluster:
         argv: Sequence[str],
         input: str | None = None,  # noqa: A002 - named as in subprocess.run
         env: Mapping[str, str] | None = None,
-        timeout: float = 60,
+        timeout: float = 120,
     ) -> CompletedProcess[str]:
         stdin = DEVNULL if input is None else PIPE
         with self.popen(host, user, argv, env, stdin=stdin, stdout=PIPE, stderr=PIPE) as process:
@@ -113,7 +113,7 @@ class Cluster:
     def resume(self, host: str) -> None:
         self._hosts[host].suspend(False)
 
-    def idle(self, timeout: float = 60) -> None:
+    def idle(self, timeout: float = 120) -> None:
         deadline = time.monotonic() + timeout
         # By itself Slurm finds a lost node that is back after up to a minute.
         for host in self._lost():

@@ -91,7 +91,7 @@ class Client:
         argv: Sequence[str],
         input: str | None = None,  # noqa: A002 - named as in subprocess.run
         env: Mapping[str, str] | None = None,
-        timeout: float = 60,
+        timeout: float = 120,
     ) -> CompletedProcess[str]:
         done = self._call("run", host, user, list(argv), input, dict(env or {}), timeout)
         return CompletedProcess(list(argv), *done)
@@ -111,7 +111,7 @@ class Client:
     def resume(self, host: str) -> None:
         self._call("resume", host)
 
-    def idle(self, timeout: float = 60) -> None:
+    def idle(self, timeout: float = 120) -> None:
         self._call("idle", timeout)
 
     def leftovers(self) -> list[str]:

@@ -16,7 +16,7 @@ from tests.cluster.inner import VARIABLE, Inner
 from tests.cluster.outer import Outer
 from tests.cluster.site import ClusterError, Site
 
-_GRACE = 10.0
+_GRACE = 60.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

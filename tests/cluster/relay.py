@@ -43,7 +43,7 @@ class Relay:
             try:
                 for line in _lines(inner, events):
                     self._replay(**json.loads(line))
-                code = inner.wait(30)
+                code = inner.wait(120)
             finally:
                 os.close(events)
                 inner.kill()

@@ -95,7 +95,7 @@ def _run(*argv: str, text: str = "") -> str:
     return said
 
 
-def _wait_for(what: str, attempt: Callable[[], object], seconds: float = 30) -> None:
+def _wait_for(what: str, attempt: Callable[[], object], seconds: float = 90) -> None:
     deadline = time.monotonic() + seconds
     while True:
         try:

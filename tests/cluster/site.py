@@ -67,7 +67,7 @@ class Site(Protocol):
         argv: Sequence[str],
         input: str | None = None,  # noqa: A002 - named as in subprocess.run
         env: Mapping[str, str] | None = None,
-        timeout: float = 60,
+        timeout: float = 120,
     ) -> CompletedProcess[str]:
         """Run a command to its end as a user (also root) in the user's home on a host."""
         ...
@@ -92,7 +92,7 @@ class Site(Protocol):
         """Let a suspended host go on."""
         ...
 
-    def idle(self, timeout: float = 60) -> None:
+    def idle(self, timeout: float = 120) -> None:
         """Wait until there is no job and every node is idle."""
         ...
 

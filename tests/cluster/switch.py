@@ -38,7 +38,7 @@ class Switch:
 
     def _wait_for_namespace(self) -> None:
         """Wait until unshare has become cat: before that, the namespace is still the machine's."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while _namespace(self._holder.pid) == _namespace(os.getpid()):
             if time.monotonic() > deadline or self._holder.poll() is not None:
                 raise ClusterError("the switch did not come up")
