@@ -21,7 +21,7 @@ from tornado.httpclient import HTTPClientError
 
 from tests.slurm.gateway_laptop import Lab, Notebook
 
-_PATIENCE = 60.0
+_PATIENCE = 120.0
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ async def finished(client: Client, cell: Cell) -> None:
             return
 
 
-A_MINUTE = [pytest.mark.long, pytest.mark.timeout(480)]
+A_MINUTE = [pytest.mark.long, pytest.mark.timeout(900)]
 CUTS = pytest.mark.parametrize(
     ("host", "seconds"),
     [
@@ -170,7 +170,7 @@ async def test_a_node_that_loses_power(specs: Specs, cluster: Site) -> None:
         await gone(manager, kernel_id)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 async def test_a_node_that_loses_power_and_slurm_does_not_notice(specs: Specs, cluster: Site) -> None:
     async with meanwhile(slurmd_timeout(cluster, 300)):
         name = specs(slurm=ON_NODE, job={"orphan_timeout": "30s"})

@@ -41,7 +41,7 @@ async def is_fresh(client: Client, number: int) -> bool:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 async def test_fifty_restarts(specs: Specs, cluster: Site) -> None:
     async with kernel(specs(slurm=ON_NODE)) as (manager, client):
         launcher = (await client.run("import os; print(os.getppid())")).stdout
@@ -113,7 +113,7 @@ async def test_restarts_of_a_kernel_that_waits_in_the_queue(specs: Specs, no_fre
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 async def test_two_hundred_kernels_in_ten_jobs(specs: Specs, cluster: Site) -> None:
     name = specs()
 

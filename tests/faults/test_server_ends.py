@@ -17,7 +17,7 @@ from tests.cluster import Site
 from tests.cluster.site import LOGIN
 from tests.faults.servers import Server
 from tests.faults.switches import on
-from tests.slurm.helpers import SERVER, Specs, eventually, jobs, sruns
+from tests.slurm.helpers import PATIENCE, SERVER, Specs, eventually, jobs, sruns
 
 pytestmark = pytest.mark.usefixtures("cluster", "runtime_directory")
 
@@ -135,7 +135,7 @@ async def test_a_console_that_is_closed_takes_its_job_with_it(specs: Specs) -> N
     await eventually(lambda: jobs("RUNNING"))
     await asyncio.sleep(2)  # it is at its prompt
     os.killpg(process.pid, signal.SIGHUP)  # as the kernel does when a terminal goes
-    await asyncio.to_thread(process.wait, 60)
+    await asyncio.to_thread(process.wait, PATIENCE)
     await eventually(lambda: not jobs() and not sruns())
     await reader
     os.close(ours)

@@ -19,7 +19,6 @@ from tests.slurm.helpers import PATIENCE, Specs
 from tests.slurm.squeue import Occupation
 
 _DIRECTORIES = "find /tmp/farkernel-* /dev/shm/farkernel-* /run/user/*/farkernel-* 2>/dev/null"
-_FADING = 20.0
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -38,7 +37,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 def no_directories_left(cluster: Site) -> Iterator[None]:
     """Whatever happened to a kernel, its sockets and files are gone, on every host."""
     yield
-    deadline = time.monotonic() + _FADING
+    deadline = time.monotonic() + PATIENCE
     hosts = [host for host in cluster.hosts if host != "ctl"]
     while left := {host: found for host in hosts if (found := _directories(cluster, host))}:
         assert time.monotonic() < deadline, left

@@ -23,7 +23,7 @@ from tests.slurm import gateway_laptop
 from tests.slurm.edge_laptop import ring
 from tests.slurm.gateway_laptop import Lab
 
-_PATIENCE = 60.0
+_PATIENCE = 120.0
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 Message = dict[str, Any]
 
-_PATIENCE = 60.0
+_PATIENCE = 120.0
 _LARGEST = 2**30
 """Bytes of a message; a browser takes any."""
 

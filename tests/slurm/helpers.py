@@ -22,7 +22,7 @@ from farkernel.provisioners.errors import FarkernelError
 Message = dict[str, Any]
 T = TypeVar("T")
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds after which a wait is a failure; says nothing of how long anything takes."""
 
 
@@ -314,7 +314,7 @@ def sruns() -> list[int]:
 
 def slurm(*argv: str) -> str:
     """Run one of Slurm's commands as this user, and return what it prints."""
-    return subprocess.run(argv, capture_output=True, check=True, text=True, timeout=60).stdout.strip()
+    return subprocess.run(argv, capture_output=True, check=True, text=True, timeout=PATIENCE).stdout.strip()
 
 
 def jobs(states: str = "PENDING,CONFIGURING,RUNNING") -> list[str]:

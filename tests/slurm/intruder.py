@@ -21,7 +21,7 @@ from typing import Any
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-_PATIENCE = 20.0
+_PATIENCE = 60.0
 _REFUSALS = 2
 _LISTEN = "0A"
 _BOUND = "07"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tests.cluster import Site
 
 LOGIN = "cori01"
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import pytest
 from jupyter_client.manager import AsyncKernelManager, KernelManager
 from nbclient import NotebookClient
 
-from tests.slurm.helpers import Client, Specs, kernel, slurm
+from tests.slurm.helpers import PATIENCE, Client, Specs, kernel, slurm
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -69,7 +69,7 @@ def test_blocking_kernel_manager(knl: str) -> None:
     try:
         client = manager.client()
         client.start_channels()
-        client.wait_for_ready(timeout=60)
+        client.wait_for_ready(timeout=PATIENCE)
         outputs: list[dict[str, Any]] = []
         reply = client.execute_interactive(WHERE, output_hook=outputs.append)
         client.stop_channels()

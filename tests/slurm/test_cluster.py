@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import Site
+from tests.slurm.squeue import PATIENCE
 
 
 def srun(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["srun", *arguments], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(["srun", *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def test_runs_as_an_ordinary_user_on_the_login_node(cluster: Site) -> None:
@@ -39,7 +40,9 @@ def test_constraint_is_mandatory(cluster: Site) -> None:
 
 def test_interactive_qos_refuses_batch_jobs_only(cluster: Site) -> None:
     options = ["-q", "interactive", "-C", "knl", "-t", "5"]
-    batch = subprocess.run(["sbatch", *options, "--wrap=true"], capture_output=True, text=True, timeout=60, check=False)
+    batch = subprocess.run(
+        ["sbatch", *options, "--wrap=true"], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert batch.returncode == 1
     assert "does not take batch jobs" in batch.stderr
     assert srun(*options, "true").returncode == 0
@@ -81,7 +84,7 @@ def test_temporary_files_are_private_to_a_host(cluster: Site, place: str) -> Non
 
 
 def test_ssh_to_a_node_needs_a_job_there(cluster: Site) -> None:
-    done = subprocess.run(["ssh", "nid00001", "true"], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(["ssh", "nid00001", "true"], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 255
     assert "you have no active jobs on this node" in done.stderr
 
@@ -98,7 +101,7 @@ def test_command_that_takes_too_long_is_ended(cluster: Site) -> None:
 
 def wait_until_down(*nodes: str) -> None:
     query = ["sinfo", "-h", "-N", "-p", "cori", "-t", "down", "-o", "%N", "-n", ",".join(nodes)]
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while subprocess.check_output(query, text=True).split() != list(nodes):
         assert time.monotonic() < deadline
         time.sleep(0.2)

@@ -11,6 +11,7 @@ import pytest
 
 from tests.cluster import Site
 from tests.faults.switches import NODE, SLURMD, no_way_in
+from tests.slurm.squeue import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -25,7 +26,7 @@ def farkernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Farkernel:
 
     def call(*arguments: str, code: int | None = 0) -> str:
         argv = [sys.executable, "-m", "farkernel.provisioners.cli", *arguments]
-        done = subprocess.run(argv, capture_output=True, check=False, text=True, timeout=180)
+        done = subprocess.run(argv, capture_output=True, check=False, text=True, timeout=2 * PATIENCE)
         assert code in (None, done.returncode), done.stdout + done.stderr
         return done.stdout
 

@@ -70,7 +70,7 @@ def on_laptop(cluster: Site) -> OnLaptop:
         request = json.dumps({"story": story, "ssh": files, **details})
         argv = [sys.executable, "-B", "-m", "tests.slurm.edge_laptop"]
         env = {"PYTHONPATH": str(CHECKOUT)}
-        done = await asyncio.to_thread(cluster.run, "laptop", "alice", argv, request, env, 1.5 * PATIENCE)
+        done = await asyncio.to_thread(cluster.run, "laptop", "alice", argv, request, env, 2.5 * PATIENCE)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout or "null")
 

@@ -17,7 +17,7 @@ from farkernel.kernelspecs.install import write as write_kernelspec
 from farkernel.kernelspecs.templates import load_template
 from tests.cluster import Site
 from tests.cluster.shifter import images, switches
-from tests.slurm.helpers import jobs
+from tests.slurm.helpers import PATIENCE, jobs
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -33,7 +33,7 @@ def farkernel(*arguments: str) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
         env=env,
-        timeout=120,
+        timeout=2 * PATIENCE,
     )
 
 
@@ -178,6 +178,6 @@ def test_a_check_that_waits_is_withdrawn_by_its_user(mine: Kernelspec, end: sign
 def test_doctor_names_the_runtimes_program(mine: Kernelspec) -> None:
     mine(images.PYHEP.name)
     argv = [f"{sys.prefix}/bin/farkernel", "doctor", "--kernel=mine"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=2 * PATIENCE)
     assert "image of mine" in words(done)
     assert "/shifter; " in words(done)

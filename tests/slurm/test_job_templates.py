@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import Site
-from tests.slurm.helpers import Specs, kernel, slurm
+from tests.slurm.helpers import PATIENCE, Specs, kernel, slurm
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -21,7 +21,7 @@ def farkernel(*arguments: str) -> str:
         capture_output=True,
         check=False,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

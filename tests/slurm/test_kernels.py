@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.helpers import Client, Specs, jobs, kernel
+from tests.slurm.helpers import PATIENCE, Client, Specs, jobs, kernel
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -94,7 +94,7 @@ def wrap(specs: Specs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wrap:
 
 
 def _run(*argv: str) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

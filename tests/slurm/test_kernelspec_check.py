@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.slurm.helpers import Specs, eventually, jobs
+from tests.slurm.helpers import PATIENCE, Specs, eventually, jobs
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -20,7 +20,7 @@ def _argv(name: str, *arguments: str) -> list[str]:
 
 def _check(name: str, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
     argv = _argv(name, *arguments, "--json")
-    done = subprocess.run(argv, capture_output=True, check=False, text=True, timeout=120)
+    done = subprocess.run(argv, capture_output=True, check=False, text=True, timeout=2 * PATIENCE)
     assert done.returncode == code, done.stdout + done.stderr
     return json.loads(done.stdout)  # type: ignore[no-any-return]
 
@@ -106,7 +106,7 @@ async def test_a_start_that_its_user_ends_leaves_nothing(specs: Specs, no_free_k
     try:
         await eventually(jobs)
         process.send_signal(end)
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.shifter import images
-from tests.slurm.helpers import Specs, kernel
+from tests.slurm.helpers import PATIENCE, Specs, kernel
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -37,7 +37,7 @@ def classic(specs: Specs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> st
 
 def wrap(existing: str, *options: str) -> str:
     command = [f"{sys.prefix}/bin/farkernel", "kernelspec", "wrap", existing, "--name", "wrapped", *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return "wrapped"
 

@@ -20,7 +20,7 @@ from tests import gateways
 from tests.cluster import Site
 from tests.cluster.site import HOSTS, LOGIN
 from tests.gateways import Client, Gateway
-from tests.slurm.helpers import Specs, all_jobs, jobs, kernel
+from tests.slurm.helpers import PATIENCE, Specs, all_jobs, jobs, kernel
 
 POLICY = """
 required = ["slurm.constraint"]
@@ -197,7 +197,9 @@ c.SlurmProvisioner.policy = c.FarkernelProvisioner.policy = ""
 
 def _jupyter(*arguments: str | Path) -> str:
     argv = [sys.executable, "-m", "jupyter", *map(str, arguments)]
-    done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120, check=False)
+    done = subprocess.run(
+        argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=2 * PATIENCE, check=False
+    )
     assert done.returncode != 0
     return done.stdout + done.stderr
 

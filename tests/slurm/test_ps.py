@@ -16,7 +16,7 @@ import pytest
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 
 from tests.cluster import Site
-from tests.slurm.helpers import Client, Specs, eventually, jobs, kernel, server, sruns, start_server
+from tests.slurm.helpers import PATIENCE, Client, Specs, eventually, jobs, kernel, server, sruns, start_server
 from tests.slurm.squeue import Occupation
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -29,7 +29,9 @@ CLI = [sys.executable, "-m", "farkernel.provisioners.cli"]
 
 def farkernel(*arguments: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "COLUMNS": "300"}
-    return subprocess.run([*CLI, *arguments], capture_output=True, text=True, check=False, timeout=120, env=env)
+    return subprocess.run(
+        [*CLI, *arguments], capture_output=True, text=True, check=False, timeout=2 * PATIENCE, env=env
+    )
 
 
 def ps() -> list[dict[str, Any]]:

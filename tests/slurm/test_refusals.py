@@ -13,6 +13,7 @@ from farkernel.provisioners.commands import srun_argv, srun_env
 from farkernel.provisioners.errors import SubmissionRefused
 from farkernel.provisioners.refusals import explain_refusal
 from farkernel.provisioners.request import parse_request
+from tests.slurm.squeue import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -28,7 +29,7 @@ def refused(**keys: object) -> SubmissionRefused:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode != 0, done.stderr

@@ -15,6 +15,7 @@ import pytest
 from tests.cluster import Site
 from tests.cluster.shifter import switches
 from tests.cluster.shifter.images import BUSY, CUSTOM, GONE, IMAGES, OF_BOB, PULLABLE, PYHEP, SLOW, WITHOUT_IPYKERNEL
+from tests.slurm.squeue import PATIENCE
 
 NAME = BUSY.name
 KNL = ("-C", "knl", "-t", "5")
@@ -28,7 +29,7 @@ def run(*argv: str, env: dict[str, str] | None = None, cwd: Path | None = None) 
         capture_output=True,
         text=True,
         errors="replace",
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
         env={**os.environ, **(env or {})},
         cwd=cwd,
@@ -54,7 +55,7 @@ def started(*argv: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -314,7 +315,7 @@ def test_lookup(cluster: Site) -> None:
 @pytest.mark.parametrize(("name", "last"), [(NAME, "READY"), (PULLABLE.name, "READY"), ("docker:nope/x:1", "FAILURE")])
 def test_a_pull_shows_its_states_on_one_line_and_never_fails(cluster: Site, name: str, last: str) -> None:
     # not as text: that would take the carriage returns for ends of lines
-    output = subprocess.run(["shifterimg", "pull", name], stdout=subprocess.PIPE, timeout=60, check=True).stdout
+    output = subprocess.run(["shifterimg", "pull", name], stdout=subprocess.PIPE, timeout=PATIENCE, check=True).stdout
     lines = output.decode().removesuffix("\n").split("\r\x1b[2K")[1:]
     form = rf"\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\d Pulling Image: {name}, status: ([A-Z]+)"
     states = [match[1] for line in lines if (match := re.fullmatch(form, line))]

@@ -21,7 +21,7 @@ _ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
-_PATIENCE_MS = 60_000
+_PATIENCE_MS = 120_000
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def browser(cluster: Site) -> Iterator[Browser]:
     """Start a browser; one for each test, since its crash handler, a daemon, ends only with it."""
     expect.set_options(timeout=_PATIENCE_MS)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=_CHROMIUM, args=_ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=_CHROMIUM, args=_ARGUMENTS, timeout=_PATIENCE_MS)
         yield browser
         browser.close()
 

@@ -16,7 +16,7 @@ from typing import Any, Self
 from tests.cluster.site import HOSTS, LOGIN, PATH
 from tests.slurm.browser.server import Own
 
-_PATIENCE = 60.0
+_PATIENCE = 120.0
 _PUBLIC, _HUB, _PROXY = (f"http://{HOSTS[LOGIN].address}:{port}" for port in (18000, 18001, 18002))
 _BESIDE = {
     "JupyterHub": {"spawner_class": "simple"},

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import nbformat
 
-_PATIENCE = 60.0
+_PATIENCE = 120.0
 _NO_NEWS = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
 
 
@@ -48,7 +48,7 @@ class Own:
         """Install a kernelspec as a user does."""
         argv = ["kernelspec", "install", template, "--prefix", str(self._folder), *options]
         program = [sys.executable, "-m", "farkernel.provisioners.cli"]
-        subprocess.run([*program, *argv], check=True, timeout=60, env={**os.environ, **self.env})
+        subprocess.run([*program, *argv], check=True, timeout=_PATIENCE, env={**os.environ, **self.env})
 
 
 class Server:

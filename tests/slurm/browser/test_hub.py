@@ -18,7 +18,7 @@ from tests.slurm import intruder
 from tests.slurm.browser.hub import Hub
 from tests.slurm.browser.notebook import Notebook
 from tests.slurm.browser.server import Own
-from tests.slurm.squeue import Occupation, jobs, only_job, wait_for_no_job
+from tests.slurm.squeue import PATIENCE, Occupation, jobs, only_job, wait_for_no_job
 
 SHIFTER = "Cori KNL (Shifter)"
 WHERE = """
@@ -49,7 +49,7 @@ def hub(cluster: Site, tmp_path: Path) -> Iterator[Hub]:
 def page(browser: Browser, hub: Hub, tmp_path: Path) -> Iterator[Page]:
     """Open an empty page; what it shows at the end is kept."""
     page = browser.new_page(viewport={"width": 1280, "height": 800})
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(120_000)
     yield page
     page.screenshot(path=tmp_path / "end.png")
     page.close()
@@ -103,7 +103,7 @@ def start_kernel(hub: Hub) -> None:
 
 
 def wait_for_state(cluster: Site, state: str) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while [job.state for job in jobs(cluster)] != [state]:
         assert time.monotonic() < deadline, jobs(cluster)
         time.sleep(0.1)
