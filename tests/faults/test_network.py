@@ -8,7 +8,7 @@ import pytest
 from tests.cluster import Site
 from tests.cluster.site import LOGIN
 from tests.faults.switches import NODE, SLURMD, cable_pulled, meanwhile, no_way_in, pids, slurmd_timeout
-from tests.slurm.helpers import PATIENCE, Cell, Client, Specs, busy, eventually, gone, jobs, kernel, server
+from tests.slurm.helpers import KEEPS_ALL, PATIENCE, Cell, Client, Specs, busy, eventually, gone, jobs, kernel, server
 
 pytestmark = pytest.mark.usefixtures("cluster", "whole")
 
@@ -28,13 +28,12 @@ def whole(cluster: Site, no_directories_left: None) -> Iterator[None]:
 RATE = 1000
 LARGE = 8_000_000
 
-# It does not make up for a delay: of more than a thousand messages at once a kernel itself drops some.
-FLOOD = """
+FLOOD = f"""{KEEPS_ALL}
 import time
-for number in range({seconds} * {rate}):
+for number in range({{seconds}} * {{rate}}):
     print(number, flush=True)
     if number % 20 == 19:
-        time.sleep(16 / {rate})
+        time.sleep(16 / {{rate}})
 """
 
 LARGE_ONES = """

@@ -254,6 +254,15 @@ async def server() -> AsyncIterator[AsyncMappingKernelManager]:
         manager.context.destroy(linger=0)
 
 
+KEEPS_ALL = """
+def _keep_all():
+    import zmq
+    thread = get_ipython().kernel.iopub_thread
+    thread.schedule(lambda: thread.socket.set(zmq.SNDHWM, 0))
+_keep_all()
+"""
+"""Code that has ipykernel drop nothing: its own queue holds a thousand messages, and a launcher may stand still."""
+
 SLEEPS = "print('sleeps', flush=True); import time; time.sleep(600)"
 
 

@@ -16,7 +16,7 @@ import pytest
 from jupyter_client.manager import AsyncKernelManager, KernelManager
 from nbclient import NotebookClient
 
-from tests.slurm.helpers import PATIENCE, Client, Specs, kernel, slurm
+from tests.slurm.helpers import KEEPS_ALL, PATIENCE, Client, Specs, kernel, slurm
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -198,7 +198,7 @@ async def test_large_output_arrives_whole(knl: str) -> None:
 
 async def test_no_print_is_lost(knl: str) -> None:
     async with kernel(knl) as (_, client):
-        cell = await client.run("for number in range(10_000):\n    print(number, flush=True)")
+        cell = await client.run(f"{KEEPS_ALL}\nfor number in range(10_000):\n    print(number, flush=True)")
     assert cell.stdout.split() == [str(number) for number in range(10_000)]
 
 

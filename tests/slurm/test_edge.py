@@ -13,18 +13,18 @@ import pytest
 
 from tests.cluster import Site
 from tests.cluster.site import CHECKOUT, HOSTS, LOGIN, Role
-from tests.slurm.helpers import PATIENCE, Specs, eventually, jobs
+from tests.slurm.helpers import KEEPS_ALL, PATIENCE, Specs, eventually, jobs
 from tests.slurm.squeue import Occupation
 
 ADDRESS = HOSTS[LOGIN].address
 NODES = [spec.address for spec in HOSTS.values() if spec.role is Role.COMPUTE]
 RATE = 1000
-FLOOD = """
+FLOOD = f"""{KEEPS_ALL}
 import time
-for number in range({seconds} * {rate}):
+for number in range({{seconds}} * {{rate}}):
     print(number, flush=True)
     if number % 20 == 19:
-        time.sleep(16 / {rate})
+        time.sleep(16 / {{rate}})
 """
 
 
