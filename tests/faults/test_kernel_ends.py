@@ -65,7 +65,7 @@ async def test_a_thread_that_exits_is_no_end(specs: Specs) -> None:
         cell = "import sys, threading; t = threading.Thread(target=sys.exit, args=[3]); t.start(); t.join(); 1 + 1"
         assert (await client.run(cell)).result == "2"
         assert (await client.run("sys.exit(3)")).errors == ["SystemExit: 3"]
-        assert (await client.run("1 + 1")).result == "2"
+        assert (await client.run_anew("1 + 1")).result == "2"
 
 
 async def test_a_kernel_that_takes_more_memory_than_it_may(specs: Specs, cluster: Site) -> None:

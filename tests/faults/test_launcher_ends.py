@@ -95,7 +95,7 @@ async def test_a_launcher_that_stands_still_for_a_while(specs: Specs, cluster: S
         running: Any = manager.get_kernel(kernel_id)
         await running.interrupt_kernel()
         assert (await cell.done()).errors == ["KeyboardInterrupt: "]
-        assert (await client.run("6 * 7")).result == "42"
+        assert (await client.run_anew("6 * 7")).result == "42"
         assert jobs() == job
 
 

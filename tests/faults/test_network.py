@@ -145,7 +145,7 @@ async def test_requests_and_interrupts_that_are_made_meanwhile(specs: Specs, clu
             # those that the kernel already had when it was interrupted are aborted, as at any error
             assert (await one.done()).stdout in {f"{number}\n", ""}
             assert one.status == ("ok" if one.stdout else "aborted")
-        assert (await client.run("6 * 7")).result == "42"
+        assert (await client.run_anew("6 * 7")).result == "42"
 
 
 async def test_a_cable_that_is_loose(specs: Specs, cluster: Site) -> None:

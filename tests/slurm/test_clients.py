@@ -209,7 +209,7 @@ async def test_interrupt(knl: str) -> None:
         await manager.interrupt_kernel()
         await cell.done()
         assert cell.errors == ["KeyboardInterrupt: "]
-        assert (await client.run("1 + 1")).result == "2"
+        assert (await client.run_anew("1 + 1")).result == "2"
 
 
 async def test_restart_keeps_the_job_and_loses_the_variables(knl: str) -> None:

@@ -69,7 +69,7 @@ async def test_a_kernel_in_an_image_on_a_knl_node(specs: Specs, runtime: str) ->
         await cell.done()
         assert cell.errors[0].startswith("KeyboardInterrupt")
 
-        await client.run("x = 1")
+        await client.run_anew("x = 1")
         (job,) = jobs()
         await manager.restart_kernel()
         assert (await client.run("print('x' in globals())")).stdout == "False\n"

@@ -48,7 +48,7 @@ async def test_a_node_that_lets_nobody_in_connects(specs: Specs) -> None:
         cell = await client.send(SLEEPS).prints("sleeps")
         await manager.interrupt_kernel()
         assert (await cell.done()).errors == ["KeyboardInterrupt: "]
-        assert (await client.run("kept")).result == "42"
+        assert (await client.run_anew("kept")).result == "42"
 
         shown = await client.run("display({'text/plain': 'x' * 50_000_000}, raw=True)")
         assert [len(text) for text in shown.texts("display_data")] == [50_000_000]

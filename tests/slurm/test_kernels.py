@@ -107,7 +107,7 @@ async def test_its_cells(wrap: Wrap, language: Language) -> None:
         failed = await client.run(language.fails)
         assert failed.status == "error"
         assert language.error in failed.errors[0]
-        big = await client.run(language.megabyte)
+        big = await client.run_anew(language.megabyte)
         assert big.stdout.replace("\n", "") == "x" * 1_000_000
         if language.asks:
             client.answers.append("Ada")
@@ -145,7 +145,7 @@ async def test_an_endless_cell_is_interrupted(wrap: Wrap, language: Language) ->
 
 
 async def _still_has(client: Client, language: Language) -> None:
-    assert (await client.run(language.has)).stdout.strip() == "yes"
+    assert (await client.run_anew(language.has)).stdout.strip() == "yes"
 
 
 async def test_xeus_python_ends_at_an_interrupt_and_says_so(wrap: Wrap) -> None:

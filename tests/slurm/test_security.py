@@ -151,7 +151,7 @@ class Scene:
 
     async def value(self, expression: str) -> Any:
         """Evaluate something in the kernel."""
-        cell = await self.client.run(f"import json; print(json.dumps({expression}))")
+        cell = await self.client.run_anew(f"import json; print(json.dumps({expression}))")
         assert cell.status == "ok", cell.errors
         return json.loads(cell.stdout)
 

@@ -47,6 +47,7 @@ def test_a_session_from_the_launcher_to_the_running_panel(
     expect(second.output_area).to_contain_text("asleep")
     notebook.interrupt()
     expect(second.output_area).to_contain_text("KeyboardInterrupt")
+    second.expect_number(2)
     shoot("interrupted")
 
     third = notebook.cell(2)

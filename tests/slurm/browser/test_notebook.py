@@ -23,6 +23,7 @@ def test_a_session(cluster: Site, open_notebook: OpenNotebook, shoot: Shoot) -> 
     expect(second.output_area).to_contain_text("asleep")
     notebook.interrupt()
     expect(second.output_area).to_contain_text("KeyboardInterrupt")
+    second.expect_number(2)
 
     third.run()
     third.stdin.fill("Alice")
