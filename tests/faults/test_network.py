@@ -181,7 +181,7 @@ async def test_a_node_that_loses_power_and_slurm_does_not_notice(specs: Specs, c
             assert cell.errors[0].startswith("NodeLost: Nothing was heard from nid02301")
             await asyncio.to_thread(cluster.power_on, NODE)
             await gone(manager, kernel_id)
-            assert await asyncio.to_thread(pids, cluster, LOGIN, "^srun ") == []
+            await eventually(lambda: not pids(cluster, LOGIN, "^srun "))
 
 
 async def test_a_cut_that_outlasts_the_orphan_timeout(specs: Specs, cluster: Site) -> None:

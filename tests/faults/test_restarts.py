@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from tests.cluster import Site
 from tests.cluster.site import LOGIN
 from tests.faults.census import Held, files, grown, held
 from tests.faults.switches import NODE
-from tests.slurm.helpers import Client, Specs, all_jobs, eventually, jobs, kernel, server, slurm
+from tests.slurm.helpers import PATIENCE, Client, Specs, all_jobs, eventually, jobs, kernel, server, slurm
 from tests.slurm.squeue import Occupation
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -34,6 +35,14 @@ async def all_threads() -> None:
     await asyncio.gather(*(asyncio.to_thread(time.sleep, 0.05) for _ in range(64)))
 
 
+async def until_not_grown(count: Callable[[], Awaitable[Held]], before: Held) -> None:
+    """Wait until a process has no more than before: what it was done with may be on its way out."""
+    deadline = time.monotonic() + PATIENCE
+    while grown(before, after := await count()):
+        assert time.monotonic() < deadline, (before, after)
+        await asyncio.sleep(0.5)
+
+
 async def is_fresh(client: Client, number: int) -> bool:
     """Whether the kernel is a new one, and works; it is none afterwards."""
     cell = await client.run_anew(f"print('used' if 'used' in dir() else 'fresh'); used = True; {number} * 2")
@@ -52,18 +61,19 @@ async def test_fifty_restarts(specs: Specs, cluster: Site) -> None:
                 await manager.restart_kernel(now=number % 2 == 0)
                 assert await is_fresh(client, number)
 
-        async def count() -> tuple[Held, Held, dict[str, int]]:
-            on_node = await asyncio.to_thread(held, cluster, NODE, int(launcher))
-            return await of_ours(cluster), on_node, await asyncio.to_thread(files, cluster)
+        async def here() -> Held:
+            return await of_ours(cluster)
+
+        async def on_node() -> Held:
+            return await asyncio.to_thread(held, cluster, NODE, int(launcher))
 
         await restart(5)
         await all_threads()
-        before = await count()
+        before = await here(), await on_node(), await asyncio.to_thread(files, cluster)
         await restart(RESTARTS)
-        after = await count()
-        assert not grown(before[0], after[0]), (before[0], after[0])
-        assert not grown(before[1], after[1]), (before[1], after[1])
-        assert after[2] == before[2]
+        await until_not_grown(here, before[0])
+        await until_not_grown(on_node, before[1])
+        await eventually(lambda: all(count <= before[2][host] for host, count in files(cluster).items()))
         assert jobs() == job
         assert all_jobs() <= submitted
 
@@ -96,7 +106,7 @@ async def test_restarts_before_there_is_a_launcher(specs: Specs) -> None:
             await asyncio.sleep(number * 0.05)
         async with Client(running) as client:
             assert await is_fresh(client, 1)
-            assert len(jobs()) == 1
+            await eventually(lambda: len(jobs()) == 1)
 
 
 async def test_restarts_of_a_kernel_that_waits_in_the_queue(specs: Specs, no_free_knl: Occupation) -> None:
@@ -109,7 +119,7 @@ async def test_restarts_of_a_kernel_that_waits_in_the_queue(specs: Specs, no_fre
         await asyncio.to_thread(no_free_knl.end)
         async with Client(running) as client:
             assert await is_fresh(client, 1)
-            assert len(jobs()) == 1
+            await eventually(lambda: len(jobs()) == 1)
 
 
 @pytest.mark.long
@@ -117,7 +127,7 @@ async def test_restarts_of_a_kernel_that_waits_in_the_queue(specs: Specs, no_fre
 async def test_two_hundred_kernels_in_ten_jobs(specs: Specs, cluster: Site) -> None:
     name = specs()
 
-    async def one_job(starts: int) -> None:
+    async def one_job(starts: int) -> str:
         async with server() as manager:
             kernel_id = await manager.start_kernel(kernel_name=name)
             running: Any = manager.get_kernel(kernel_id)
@@ -129,17 +139,21 @@ async def test_two_hundred_kernels_in_ten_jobs(specs: Specs, cluster: Site) -> N
                     assert await is_fresh(client, number)
                 assert jobs() == job
                 assert len(job) == 1
+                return job[0]
 
     def submitted() -> set[str]:
         # Slurm's own list of all jobs that there ever were; squeue forgets
         return set(slurm("sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID").split())
 
-    await one_job(STARTS)
-    before, before_files, before_jobs = await of_ours(cluster), await asyncio.to_thread(files, cluster), submitted()
-    for _ in range(JOBS):
-        await one_job(STARTS)
-    after = await of_ours(cluster)
-    assert not grown(before, after), (before, after)
-    assert await asyncio.to_thread(files, cluster) == before_files
-    assert len(await eventually(lambda: submitted() - before_jobs)) == JOBS
+    before_files = await asyncio.to_thread(files, cluster)
+    first = await one_job(STARTS)
+    await eventually(lambda: first in submitted())
+    await all_threads()
+    before, before_jobs = await of_ours(cluster), submitted()
+    ours = {await one_job(STARTS) for _ in range(JOBS)}
+    await until_not_grown(lambda: of_ours(cluster), before)
+    await eventually(lambda: files(cluster) == before_files)
+    await eventually(lambda: submitted() >= ours)
+    assert submitted() - before_jobs == ours
+    assert len(ours) == JOBS
     assert jobs() == []

@@ -41,7 +41,7 @@ def start(specs: Specs, cluster: Site, tmp_path: Path) -> Iterator[Started]:
         server = Server(cluster, host, folder)
         server.start(env)
         server.start_kernel(name)
-        assert len(jobs("RUNNING")) == 1
+        asyncio.run(eventually(lambda: len(jobs("RUNNING")) == 1))  # what was heard may be the waiting room
         return server
 
     yield start
@@ -67,7 +67,7 @@ async def test_a_notebook_server_that_is_ended(
     start: Started, nothing_on_the_nodes: Callable[[], bool], number: str
 ) -> None:
     server = await asyncio.to_thread(start)
-    assert not nothing_on_the_nodes()
+    await eventually(lambda: not nothing_on_the_nodes())
     await asyncio.to_thread(server.kill, number)
     await asyncio.to_thread(server.wait)
     await eventually(lambda: not jobs())

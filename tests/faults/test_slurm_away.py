@@ -8,7 +8,7 @@ import pytest
 
 from tests.cluster import Site
 from tests.faults.switches import daemon_away, meanwhile
-from tests.slurm.helpers import Client, Specs, eventually, jobs, kernel, server
+from tests.slurm.helpers import PATIENCE, Client, Specs, eventually, jobs, kernel, server
 from tests.slurm.squeue import Occupation
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -79,7 +79,8 @@ def resumed(cluster: Site, no_directories_left: None) -> Iterator[None]:
     """A step that cannot tell slurmctld of its end waits for a minute, which Slurm takes for a fault of the node."""
     yield
     script = "while squeue -h | grep -q .; do sleep 0.2; done; for n in $(sinfo -hN -t drain -o %N | uniq); do "
-    cluster.run("ctl", "root", ["sh", "-c", f"{script} scontrol update NodeName=$n State=RESUME; done"])
+    script += "scontrol update NodeName=$n State=RESUME; done"
+    cluster.run("ctl", "root", ["sh", "-c", script], timeout=3 * PATIENCE)
 
 
 @pytest.mark.usefixtures("resumed")
