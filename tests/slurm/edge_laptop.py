@@ -81,12 +81,14 @@ async def queue(request: Mapping[str, Any]) -> Any:
     async with server() as manager:
         kernel_id = await manager.start_kernel(kernel_name=NAME)
         async with Client(manager.get_kernel(kernel_id)) as client:
-            cell = await client.send("print('mine')").has("display_data")
+            cell = client.send("print('mine')")
+            # before that, it may still be on its way to Slurm
+            await client.until(lambda: "PENDING" in "".join(cell.shown))
             await ring(request)
             await client.until(lambda: any("is lost" in text for text in cell.texts("update_display_data")))
             await ring(request)
             await cell.done()
-    return {"shown": cell.texts("display_data") + cell.texts("update_display_data"), "stdout": cell.stdout}
+    return {"shown": cell.shown, "stdout": cell.stdout}
 
 
 async def die(request: Mapping[str, Any]) -> Any:

@@ -160,10 +160,16 @@ class Cell:
     async def prints(self, text: str) -> None:
         await self._notebook.until(lambda: text in self.stdout)
 
-    async def shows(self) -> list[str]:
-        """Wait until something is displayed, and return it."""
-        await self._notebook.until(lambda: self.contents("display_data"))
-        return [content["data"]["text/plain"] for content in self.contents("display_data")]
+    @property
+    def shown(self) -> list[str]:
+        """What it has displayed, one after the other."""
+        contents = self.contents("display_data") + self.contents("update_display_data")
+        return [content["data"]["text/plain"] for content in contents]
+
+    async def shows(self, text: str = "") -> list[str]:
+        """Wait until something with this text is displayed, and return all that was."""
+        await self._notebook.until(lambda: any(text in shown for shown in self.shown))
+        return self.shown
 
     async def done(self) -> "Cell":
         """Wait until it has its reply and the kernel is idle."""
@@ -310,7 +316,7 @@ async def wait(lab: Lab, request: Mapping[str, Any]) -> Message:
     async with lab.notebook(request["kernel"]) as notebook:
         listed = await lab.get("/api/kernels")
         cell = await notebook.send("print('mine')")
-        shown = await cell.shows()
+        shown = await cell.shows("PENDING")  # before that, it may still be on its way to Slurm
         _, bell = await asyncio.open_connection(*request["bell"])
         bell.close()
         await cell.done()

@@ -99,6 +99,11 @@ class Cell:
         """What the display messages of a kind show."""
         return [content["data"]["text/plain"] for content in self.contents(kind)]
 
+    @property
+    def shown(self) -> list[str]:
+        """What its displays have shown, one after the other."""
+        return self.texts("display_data") + self.texts("update_display_data")
+
     async def done(self) -> Self:
         """Wait until a front-end would show it as done: it has its reply, and the kernel is idle."""
         await self._client.until(lambda: self.reply is not None and self._idle)

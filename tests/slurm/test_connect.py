@@ -54,8 +54,8 @@ async def nothing_left(site: Site) -> None:
     """Wait until nothing of the gateway, its kernels and JupyterLab is there; directories are the fixture's."""
     await eventually(lambda: not jobs())
     await eventually(lambda: not processes(site, LOGIN, "cli gateway"))
-    assert processes(site, "laptop", "farkernel|jupyter") == []
-    assert "127.0.0.1:" not in on_host(site, "laptop", "ss -Htln")
+    await eventually(lambda: not processes(site, "laptop", "farkernel|jupyter"))
+    await eventually(lambda: "127.0.0.1:" not in on_host(site, "laptop", "ss -Htln"))
 
 
 async def test_a_lab_on_a_laptop(cluster: Site, on_laptop: OnLaptop) -> None:
@@ -79,7 +79,7 @@ async def test_a_lab_on_a_laptop(cluster: Site, on_laptop: OnLaptop) -> None:
 
 
 async def test_ssh_is_lost_in_the_middle_of_a_cell(cluster: Site, on_laptop: OnLaptop) -> None:
-    seconds = 20
+    seconds = 40  # each time, a connection may take a while to come back
     async with bell() as one:
         code = FLOOD.format(seconds=seconds, rate=RATE)
         story = asyncio.create_task(on_laptop("flood", code=code, bell=one.place))

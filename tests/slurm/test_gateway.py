@@ -81,7 +81,7 @@ async def test_a_laptops_lab_need_not_wait_for_the_queue(
     assert len(pending) == 1
     assert running == []
     assert saw["listed"] == ["cori-knl"]
-    assert saw["shown"][0].startswith(f"Slurm job {pending[0]} PENDING")
+    assert saw["shown"][-1].startswith(f"Slurm job {pending[0]} PENDING")
     assert saw["errors"] == []
     assert saw["stdout"] == "mine\n"
     kinds = saw["kinds"]

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -33,11 +34,9 @@ async def pending(name: str) -> AsyncIterator[tuple[AsyncMappingKernelManager, s
 async def test_the_cell_shows_the_queue_and_then_its_own_result(specs: Specs, no_free_knl: Occupation) -> None:
     async with pending(specs()) as (_, _, client):
         cell = client.send("print('mine')")
-        await cell.has("update_display_data")
-        texts = cell.texts("display_data") + cell.texts("update_display_data")
-        assert f"Slurm job {jobs()[0]}" in texts[-1]
-        assert "PENDING" in texts[-1]
-        assert "Resources" in texts[-1] or "Priority" in texts[-1]
+        await client.until(lambda: cell.shown and re.search("Resources|Priority", cell.shown[-1]))
+        assert f"Slurm job {jobs()[0]}" in cell.shown[-1]
+        assert "PENDING" in cell.shown[-1]
         await asyncio.to_thread(no_free_knl.end)
         await cell.done()
         kinds = [kind for kind in cell.kinds if kind != "status"]
@@ -66,7 +65,7 @@ async def test_an_interrupt_cancels_the_cells_and_keeps_the_job(specs: Specs, no
     async with pending(specs()) as (manager, kernel_id, client):
         first, second = client.send("1"), client.send("2")
         await first.has("display_data")
-        job = jobs()
+        job = await eventually(jobs)
         await manager.get_kernel(kernel_id).interrupt_kernel()  # type: ignore[misc]
         await first.done()
         await second.done()
@@ -87,9 +86,9 @@ async def test_a_shutdown_takes_the_job_out_of_the_queue(specs: Specs) -> None:
 
 async def test_a_restart_queues_anew(specs: Specs, no_free_knl: Occupation) -> None:
     async with pending(specs()) as (manager, kernel_id, client):
-        old = jobs()
+        old = await eventually(jobs)
         await manager.restart_kernel(kernel_id)  # type: ignore[no-untyped-call]
-        new = jobs()
+        new = await eventually(jobs)
         assert len(new) == 1
         assert new != old
         await asyncio.to_thread(no_free_knl.end)
@@ -121,7 +120,7 @@ async def test_no_messages_if_they_are_not_wanted(specs: Specs, no_free_knl: Occ
 async def test_the_user_cancels_the_job(specs: Specs) -> None:
     async with pending(specs()) as (manager, kernel_id, client):
         cell = await client.send("1").has("display_data")
-        job = jobs()[0]
+        job = (await eventually(jobs))[0]
         slurm("scancel", job)
         await cell.done()
         assert f"Slurm job {job}" in cell.told
@@ -141,11 +140,16 @@ async def test_many_jobs_are_asked_about_at_once(specs: Specs, tmp_path: Path, m
     async with server() as manager:
         for _ in range(5):
             await manager.start_kernel(kernel_name=name)
-        ids = slurm("/usr/bin/squeue", "--me", "--noheader", "--format=%i").split()
-        assert len(ids) == 5
+
+        def ids() -> list[str]:
+            return slurm("/usr/bin/squeue", "--me", "--noheader", "--format=%i").split()
+
+        await eventually(lambda: len(ids()) == 5)
+        # an srun may be late to say the number of its job
+        await eventually(lambda: any(all(job in line for job in ids()) for line in calls.read_text().splitlines()))
         calls.write_text("")
         rounds = await eventually(lambda: calls.read_text().splitlines()[1:])
-        assert all(job in line for job in ids for line in rounds)
+        assert all(job in line for job in ids() for line in rounds)
 
 
 async def test_outside_a_server_the_start_waits_and_tells(
