@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -102,7 +101,7 @@ def _wait_for(gateway: Gateway) -> None:
     deadline = time.monotonic() + _PATIENCE
     while gateway.process.poll() is None:
         assert time.monotonic() < deadline, "the gateway does not answer"
-        with contextlib.suppress(urllib.error.URLError), urllib.request.urlopen(request, timeout=_PATIENCE):
+        with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=_PATIENCE):
             return
         time.sleep(0.1)
     pytest.fail("the gateway has ended")

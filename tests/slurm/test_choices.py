@@ -17,7 +17,7 @@ from farkernel.provisioners.errors import FarkernelError
 from tests import gateways
 from tests.cluster.site import HOSTS, LOGIN
 from tests.gateways import Client, Gateway
-from tests.slurm.helpers import PATIENCE, Specs, all_jobs, jobs, kernel, slurm
+from tests.slurm.helpers import PATIENCE, Specs, all_jobs, eventually, jobs, kernel, slurm
 
 LIMIT = 'import os; print(__import__("subprocess").getoutput(f"squeue -hj {os.environ[\'SLURM_JOB_ID\']} -o %l"))'
 """Code that prints the time limit of the kernel's own job."""
@@ -91,12 +91,15 @@ async def test_by_a_gateways_client(gateway: Gateway, spec: str, tmp_path: Path)
     assert all_jobs() <= before
 
     kernel_id = await client.create(spec, KERNEL_SLURM_TIME="25:00")
+    await eventually(jobs)
     assert await asyncio.to_thread(time_limit) == "25:00"
     await client.delete(kernel_id)
+    await eventually(lambda: not jobs())
     kernel_id = await client.create(spec)  # the next one has what its kernelspec says
+    await eventually(jobs)
     assert await asyncio.to_thread(time_limit) == "10:00"
     await client.delete(kernel_id)
-    assert jobs() == []
+    await eventually(lambda: not jobs())
 
 
 def test_a_script(spec: str, tmp_path: Path) -> None:

@@ -132,8 +132,9 @@ def test_suspended_host_goes_on_where_it_was(cluster: Site) -> None:
 def test_leftovers_are_found_and_removed(cluster: Site) -> None:
     cluster.run("cori01", "bob", ["sbatch", "-C", "knl", "--wrap=sleep 100"])
     cluster.run("laptop", "alice", ["sh", "-c", "setsid sleep 100 >/dev/null 2>&1 &"])
-    left = "\n".join(cluster.leftovers())
+    deadline = time.monotonic() + PATIENCE
+    while "process on laptop: alice sleep 100" not in (left := "\n".join(cluster.leftovers())):
+        assert time.monotonic() < deadline, left
     assert "of bob: wrap" in left
-    assert "process on laptop: alice sleep 100" in left
     cluster.clean()
     assert cluster.leftovers() == []

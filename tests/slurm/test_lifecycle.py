@@ -41,7 +41,7 @@ async def test_two_restarts_at_once_while_the_job_waits(specs: Specs, no_free_kn
             with contextlib.suppress(asyncio.InvalidStateError):
                 await kernel.restart_kernel()
                 break
-        assert len(jobs("PENDING")) == 1
+        await eventually(lambda: len(jobs("PENDING")) == 1)
         async with Client(kernel) as client:
             cell = client.send("print('mine')")
             await asyncio.to_thread(no_free_knl.end)

@@ -89,7 +89,7 @@ def test_only_its_mounts_are_its_own(cluster: Site) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_nobody_but_root_ends_it_while_it_sets_up(cluster: Site, number: signal.Signals) -> None:
-    with switches.set_up_takes(cluster, 3), started("shifter", f"--image={NAME}", "cat") as process:
+    with switches.set_up_takes(cluster, 10), started("shifter", f"--image={NAME}", "cat") as process:
         until(lambda: real_uid(process.pid) == 0)
         with pytest.raises(PermissionError):
             os.kill(process.pid, number)

@@ -79,7 +79,14 @@ class Hub:
     def stop(self) -> None:
         """End alice's server, as an administrator or a culler does."""
         self.request("hub/api/users/alice/server", "DELETE")
-        self._wait(lambda: not self.servers())
+        self.wait_for_no_server()
+
+    def wait_for_no_server(self) -> None:
+        """Wait until the user's server has ended."""
+        deadline = time.monotonic() + _PATIENCE
+        while self.servers():
+            assert time.monotonic() < deadline, self.servers()
+            time.sleep(0.1)
 
     def wait_for_client(self) -> None:
         """Wait until a page is connected to a kernel: what is run before that, JupyterLab drops without a word."""
@@ -159,6 +166,8 @@ class Hub:
             "Authenticator": {"allowed_users": ["alice"]},
             "ConfigurableHTTPProxy": {"api_url": _PROXY, "command": [f"{sys.prefix}/bin/configurable-http-proxy"]},
             "Spawner": {
+                "start_timeout": 300,
+                "http_timeout": 120,
                 "cmd": [f"{sys.prefix}/bin/jupyterhub-singleuser"],
                 "environment": self._own.env,
                 "notebook_dir": str(self._notebooks),

@@ -102,9 +102,9 @@ def start_kernel(hub: Hub) -> None:
     hub.request("user/alice/api/kernels", "POST", {"name": "cori-knl"})
 
 
-def wait_for_state(cluster: Site, state: str) -> None:
+def wait_for_states(cluster: Site, *states: str) -> None:
     deadline = time.monotonic() + PATIENCE
-    while [job.state for job in jobs(cluster)] != [state]:
+    while [job.state for job in jobs(cluster)] != list(states):
         assert time.monotonic() < deadline, jobs(cluster)
         time.sleep(0.1)
 
@@ -112,15 +112,15 @@ def wait_for_state(cluster: Site, state: str) -> None:
 @pytest.mark.parametrize("end", [Hub.stop, Hub.end], ids=["the server is stopped", "the hub is ended"])
 def test_the_job_ends(cluster: Site, hub: Hub, end: Callable[[Hub], None]) -> None:
     start_kernel(hub)
-    wait_for_state(cluster, "RUNNING")
+    wait_for_states(cluster, "RUNNING")
     end(hub)
     wait_for_no_job(cluster)
-    assert hub.servers() == []
+    hub.wait_for_no_server()
 
 
 def test_a_job_that_waits_is_cancelled(cluster: Site, no_free_knl: Occupation, hub: Hub) -> None:
     start_kernel(hub)
-    wait_for_state(cluster, "PENDING")
+    wait_for_states(cluster, "PENDING")
     hub.stop()
     wait_for_no_job(cluster)
     hub.spawn()  # and the next server starts with nothing
@@ -146,6 +146,7 @@ def test_a_server_in_a_job_gets_kernels_in_jobs_of_their_own(cluster: Site, tmp_
         with Hub(own, tmp_path, Path(shared), IN_A_JOB) as hub:
             start_kernel(hub)
             hub.wait_for_kernel()
+            wait_for_states(cluster, "RUNNING", "RUNNING")  # what was heard may be the waiting room
             nodes = cluster.run(LOGIN, "alice", ["squeue", "--me", "--noheader", "--format=%T %N"]).stdout
             assert re.fullmatch(
                 r"RUNNING nid0000\d\nRUNNING nid0230\d\n", "".join(sorted(nodes.splitlines(keepends=True)))

@@ -26,6 +26,7 @@ def test_a_session_from_the_launcher_to_the_running_panel(
 ) -> None:
     card = lab.locator(".jp-LauncherCard[data-category=Notebook]", has_text=re.compile(rf"{KNL}$"))
     expect(card.locator("img")).to_be_visible()
+    expect(card.locator("img")).to_have_js_property("complete", True)
     assert card.locator("img").evaluate("img => img.naturalWidth") > 0
     shoot("launcher")
     card.click()
@@ -85,6 +86,7 @@ def test_a_session_from_the_launcher_to_the_running_panel(
 
 def test_a_kernel_in_an_image(cluster: Site, lab: Page, server: Server, shoot: Shoot) -> None:
     card = lab.locator(".jp-LauncherCard[data-category=Notebook]", has_text="Cori KNL (Shifter)")
+    expect(card.locator("img")).to_have_js_property("complete", True)
     assert card.locator("img").evaluate("img => img.naturalWidth") > 0
     shoot("launcher")
     card.click()
@@ -192,7 +194,7 @@ def test_slurms_refusal_is_shown(cluster: Site, page: Page, server: Server, shoo
     expect(dialog).to_contain_text("slurm.account")
     shoot("refused")
     assert jobs(cluster) == []
-    assert server.kernels() == []
+    server.wait_for_no_kernel()
 
 
 def test_the_end_of_the_job_is_told_and_no_other_job_follows(
@@ -271,7 +273,7 @@ def test_a_shutdown_while_the_job_waits_withdraws_it(
     expect(first.output_area).to_have_text(PENDING)
 
     notebook.shut_down()
-    assert jobs(cluster) == []
+    wait_for_no_job(cluster)
     expect(first.prompt).not_to_have_text("[*]:")
     expect(first.output_area).to_contain_text("waiting for its job")
     expect(first.output_area).not_to_contain_text("PENDING")
