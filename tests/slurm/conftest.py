@@ -75,6 +75,7 @@ def specs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_directories_left: 
         parts = spec["metadata"]["kernel_provisioner"].setdefault("config", {})
         if template != "local":
             parts["slurm"]["time"] = "10"
+            parts.setdefault("launcher", {})["start_timeout"] = PATIENCE
         for part, values in config.items():
             parts.setdefault(part, {}).update(values)
         return write(Content(spec, content.files), name or template, prefix=tmp_path, replace=True).name

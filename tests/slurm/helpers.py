@@ -287,7 +287,7 @@ async def gone(manager: AsyncMappingKernelManager, kernel_id: str) -> None:
     while kernel_id in manager:
         assert asyncio.get_running_loop().time() < deadline
         await asyncio.sleep(0.1)
-    assert jobs() == []
+    await eventually(lambda: not jobs())
 
 
 async def failure(name: str) -> FarkernelError:

@@ -60,7 +60,7 @@ async def test_a_node_that_lets_nobody_in_connects(specs: Specs) -> None:
 
 
 async def test_a_login_node_that_lets_nobody_in_is_told_with_what_to_do(specs: Specs, cluster: Site) -> None:
-    config = {"connect": "login", "ports": PORTS, "start_timeout": "12s"}
+    config = {"connect": "login", "ports": PORTS, "start_timeout": "1m"}
     async with meanwhile(no_way_in(cluster, LOGIN, ports=PORTS.replace("-", ":"))):
         error = await failure(specs(slurm=ON_NODE, launcher=config))
 
