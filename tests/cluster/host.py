@@ -108,7 +108,7 @@ class Host:
         command = enter(self.spec, self.pid, user, argv, env, cwd)
         return RemoteProcess(command, start_new_session=True, text=True, **streams)
 
-    def _hear(self, seconds: float = 120) -> str:
+    def _hear(self, seconds: float = 300) -> str:
         """Return the next line that the first process says."""
         assert self._boot
         assert self._boot.stdout

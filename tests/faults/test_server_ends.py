@@ -95,7 +95,7 @@ def other_login_node(cluster: Site, no_directories_left: None) -> Iterator[str]:
 async def test_a_login_node_that_loses_power(
     start: Started, cluster: Site, other_login_node: str, nothing_on_the_nodes: Callable[[], bool]
 ) -> None:
-    await asyncio.to_thread(start, other_login_node, orphan_timeout="10s")
+    await asyncio.to_thread(start, other_login_node, orphan_timeout="20s")
     await asyncio.to_thread(cluster.power_off, other_login_node)
     await eventually(lambda: not jobs())
     await eventually(nothing_on_the_nodes)
@@ -150,7 +150,7 @@ def _read_all(terminal: int) -> None:
 
 
 async def test_a_job_whose_login_side_is_gone_for_good_ends_by_itself(specs: Specs) -> None:
-    with start_program(specs(job={"orphan_timeout": "5s"})) as process:
+    with start_program(specs(job={"orphan_timeout": "20s"})) as process:
         assert jobs("RUNNING")
         (group,) = {os.getpgid(pid) for pid in sruns()}
         process.kill()

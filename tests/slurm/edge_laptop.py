@@ -48,7 +48,7 @@ async def work(request: Mapping[str, Any]) -> Any:
         await ring(request)
         await manager.restart_kernel()
         lost = await client.run_anew("print(x)")
-        then = await client.run(_JOB)
+        then = await client.run_anew(_JOB)
     return {
         "where": where.stdout.split(),
         "asked": asked.stdout,

@@ -295,7 +295,7 @@ async def work(lab: Lab, request: Mapping[str, Any]) -> Message:
         kept = await notebook.run_after_error("print(x)")
         await notebook.press("restart")
         lost = await notebook.run("print(x)")
-        job_then = await notebook.run(_JOB)
+        job_then = await notebook.run_after_error(_JOB)
     return {
         "name": spec["spec"]["display_name"],
         "logo": [logo.headers["Content-Type"], logo.body.decode()],

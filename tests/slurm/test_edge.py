@@ -209,7 +209,7 @@ async def test_the_laptop_is_gone_for_good(
     if not running:
         request.getfixturevalue("no_free_knl")
     async with bell() as one:
-        spec = login(job={"orphan_timeout": "8s"})
+        spec = login(job={"orphan_timeout": "20s"})
         story = asyncio.create_task(on_laptop("die", spec=spec, running=running, bell=one.place))
         async with one.rung(story):
             await eventually(lambda: len(jobs("RUNNING" if running else "PENDING")) == 1)
