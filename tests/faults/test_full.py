@@ -12,7 +12,7 @@ from farkernel.provisioners.errors import DirectoryUnusable
 from tests.cluster import Site
 from tests.cluster.site import LOGIN
 from tests.faults.switches import NODE, fill, meanwhile, no_new_files, on, small_file_system
-from tests.slurm.helpers import Specs, all_jobs, failure, jobs, kernel
+from tests.slurm.helpers import Specs, all_jobs, eventually, failure, jobs, kernel
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -29,7 +29,7 @@ async def small(cluster: Site, host: str, options: str) -> AsyncIterator[None]:
         if "size" in options:
             await asyncio.to_thread(fill, cluster, host, PLACE)
         yield
-        assert await asyncio.to_thread(on, cluster, host, f"find {PLACE} -name 'farkernel-*'") == ""
+        await eventually(lambda: on(cluster, host, f"find {PLACE} -name 'farkernel-*'") == "")
 
 
 def says_what_to_do(error: DirectoryUnusable, place: str, host: str, key: str) -> bool:
