@@ -141,15 +141,16 @@ async def test_many_jobs_are_asked_about_at_once(specs: Specs, tmp_path: Path, m
         for _ in range(5):
             await manager.start_kernel(kernel_name=name)
 
-        def ids() -> list[str]:
-            return slurm("/usr/bin/squeue", "--me", "--noheader", "--format=%i").split()
+        def all_five() -> list[str]:
+            ids = slurm("/usr/bin/squeue", "--me", "--noheader", "--format=%i").split()
+            return ids if len(ids) == 5 else []
 
-        await eventually(lambda: len(ids()) == 5)
+        ids = await eventually(all_five)
         # an srun may be late to say the number of its job
-        await eventually(lambda: any(all(job in line for job in ids()) for line in calls.read_text().splitlines()))
+        await eventually(lambda: any(all(job in line for job in ids) for line in calls.read_text().splitlines()))
         calls.write_text("")
         rounds = await eventually(lambda: calls.read_text().splitlines()[1:])
-        assert all(job in line for job in ids() for line in rounds)
+        assert all(job in line for job in ids for line in rounds)
 
 
 async def test_outside_a_server_the_start_waits_and_tells(
