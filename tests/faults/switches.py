@@ -70,6 +70,16 @@ def no_way_in(site: Site, host: str, *, ports: str = "", open_ports: str = "", a
 
 
 @contextlib.contextmanager
+def daemon_stands_still(site: Site, name: str) -> Iterator[None]:
+    """One of Slurm's daemons takes connections, and does nothing meanwhile."""
+    on(site, CONTROLLER, f"kill -STOP $(cat /run/{name}.pid)")
+    try:
+        yield
+    finally:
+        on(site, CONTROLLER, f"kill -CONT $(cat /run/{name}.pid)")
+
+
+@contextlib.contextmanager
 def daemon_away(site: Site, name: str) -> Iterator[None]:
     """Slurm's controller or its database daemon is stopped meanwhile."""
     script = _STOP.format(name)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tests.cluster import Site
-from tests.faults.switches import daemon_away, meanwhile
-from tests.slurm.helpers import PATIENCE, Client, Specs, eventually, jobs, kernel, server
+from tests.faults.switches import daemon_away, daemon_stands_still, meanwhile
+from tests.slurm.helpers import PATIENCE, Client, Specs, eventually, jobs, kernel, server, sruns
 from tests.slurm.squeue import Occupation
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -93,4 +93,15 @@ async def test_a_kernel_that_is_shut_down_meanwhile_leaves_no_job(specs: Specs, 
             await client.run("1 + 1")
         async with meanwhile(daemon_away(cluster, "slurmctld")):
             await running.shutdown_kernel()
+        await eventually(lambda: not jobs())
+
+
+async def test_a_start_that_is_given_up_before_slurm_has_said_a_word_leaves_no_job(specs: Specs, cluster: Site) -> None:
+    """Slurm has its request, and takes it up later."""
+    async with server() as manager:
+        async with meanwhile(daemon_stands_still(cluster, "slurmctld")):
+            kernel_id = await manager.start_kernel(kernel_name=specs())
+            running: Any = manager.get_kernel(kernel_id)
+            await running.shutdown_kernel()
+            assert not sruns()
         await eventually(lambda: not jobs())
