@@ -16,6 +16,9 @@ MARGIN = 8
 QUEUE = 1000
 """Messages in a kernel's queue (ZMQ_SNDHWM's default); fewer cannot have filled it."""
 
+STEP = QUEUE // 2
+"""Messages that the queue has to have sent before it gets their room back, all at once (libzmq's pipe.cpp)."""
+
 _DIGITS = 18
 """Digits of a number that can be one."""
 
@@ -38,7 +41,7 @@ class Numbers:
         self._last = 0
         self._counted = 0
         self._others_counted = 0
-        self._at_rest = 0
+        self._given_back = 0  # messages whose room the queue had back when it was last empty
         self._missing = 0
 
     def at(self, message_id: str) -> None:
@@ -62,7 +65,7 @@ class Numbers:
     @property
     def missing(self) -> int:
         """How many have not come; less than none if what came on another socket has overtaken."""
-        if self.published - self._at_rest < QUEUE:
+        if self.published - self._given_back < QUEUE:
             return 0
         return self._missing - self._elsewhere
 
@@ -80,4 +83,4 @@ class Numbers:
         """Nothing has come for a while: the kernel's queue is empty, and replies that have not come will not."""
         self.late.clear()
         self.told()
-        self._at_rest = self.published
+        self._given_back = self.published - self.published % STEP

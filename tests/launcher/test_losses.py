@@ -360,3 +360,45 @@ def test_what_a_real_kernel_drops_in_the_middle_is_counted(short: pathlib.Path, 
             assert states(launched, request) == ["busy", "idle"]
 
     asyncio.run(use())
+
+
+SHOWS = textwrap.dedent("""
+    import pathlib, time
+    print("begun", flush=True)
+    while not pathlib.Path({stopped!r}).exists():
+        time.sleep(0.01)
+    for number in range(2000):
+        display("x" * 20_000)
+    pathlib.Path({printed!r}).touch()
+    while pathlib.Path({stopped!r}).exists():
+        time.sleep(0.01)
+""")
+
+
+def test_what_a_real_kernel_drops_though_little_has_come_since_it_was_quiet_is_counted(
+    short: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """Its queue gets the room of what was sent back for 500 messages at a time."""
+    stopped, printed = tmp_path / "stopped", tmp_path / "printed"
+
+    async def use() -> None:
+        async with started(short, ipykernel()) as launched:
+            before = launched.execute("for number in range(290): display(number)")
+            await is_idle(launched, before)
+            await asyncio.sleep(5)  # two looks
+            request = launched.execute(SHOWS.format(stopped=str(stopped), printed=str(printed)))
+            await until(lambda: launched.answers(request, "stream"))
+            os.kill(launched.process.pid, signal.SIGSTOP)
+            try:
+                stopped.touch()
+                await until(printed.exists)
+            finally:
+                os.kill(launched.process.pid, signal.SIGCONT)
+            await until(lambda: len(launched.answers(request, "display_data")) > 600)
+            stopped.unlink()
+            await is_idle(launched, request)
+            shown = len(launched.answers(request, "display_data"))
+            (text,) = said(launched, request)
+            assert 0 <= count(text) - (2000 - shown) <= 1  # its reply may be on its way
+
+    asyncio.run(use())

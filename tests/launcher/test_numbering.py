@@ -2,7 +2,7 @@
 
 import pytest
 
-from farkernel.launcher.numbering import MARGIN, QUEUE, Numbers
+from farkernel.launcher.numbering import MARGIN, QUEUE, STEP, Numbers
 
 
 class Kernel:
@@ -101,6 +101,18 @@ def test_what_did_not_fill_a_queue_was_not_dropped_there(kernel: Kernel) -> None
     kernel.numbers.rest()
     kernel.publish(QUEUE)
     assert kernel.numbers.missing == 0
+
+
+@pytest.mark.parametrize("sent", [1, STEP - 1, STEP, 2 * STEP - 1, 3 * STEP])
+def test_what_was_sent_takes_room_in_the_queue_until_a_step_is_full(kernel: Kernel, sent: int) -> None:
+    kernel.publish(sent)
+    kernel.numbers.rest()
+    kernel.number += 5
+    room = QUEUE - kernel.numbers.published % STEP
+    kernel.publish(room - 1)
+    assert kernel.numbers.missing == 0
+    kernel.publish()
+    assert kernel.numbers.missing == 5
 
 
 def test_what_may_be_missing_for_other_reasons_is_not_surely_dropped(kernel: Kernel) -> None:
