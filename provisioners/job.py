@@ -38,8 +38,11 @@ _LINES = 200
 _TAKEN = 5.0
 """Seconds after which an srun that says nothing counts as taken by Slurm: it may be booting a node."""
 
-_ASKED = 10
-"""How often Slurm is asked how a job has ended, at half a second each."""
+_SILENT = 5.0
+"""Seconds in which Slurm is asked how a job has ended, if it does not answer."""
+
+_COMPLETING = 15.0
+"""The same if it answers that the job has not ended yet."""
 
 _QUERY = 15.0
 """Seconds for an answer of Slurm's."""
@@ -446,10 +449,9 @@ class SlurmJob(Job):
         if self._returncode < 0:
             name = states.signal_name(-self._returncode)
             return f"The srun of Slurm job {job_id} was killed ({name}); the job is ended with it."
-        deadline = time.monotonic() + _ASKED / 2
-        for _ in range(_ASKED):
-            if time.monotonic() > deadline:  # Slurm is away, and somebody waits for an answer
-                break
+        begun, entry = time.monotonic(), None
+        # Somebody waits for the answer.
+        while time.monotonic() < begun + (_COMPLETING if entry else _SILENT):
             entry = await self._ask()
             if entry and entry.state.ended and entry.state != JobState.UNKNOWN:
                 state = JobState.PREEMPTED if await self._was_preempted(job_id) else entry.state
