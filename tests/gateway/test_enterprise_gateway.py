@@ -56,7 +56,7 @@ class Place:
         """What there is of processes, sockets, connection files and records."""
         pids = processes.with_variable(_MARK, self.mark)
         files = [*self.short.iterdir(), *self.runtime.glob("kernel-*"), *self.state.glob("farkernel/kernels/*")]
-        return [f"process {pid}: {processes.command(pid)!r}" for pid in pids] + [str(file) for file in files]
+        return processes.described(pids) + [str(file) for file in files]
 
     async def nothing_is_left(self) -> None:
         await until(lambda: not self.left(), self.left)

@@ -11,6 +11,7 @@ import zmq
 from farkernel.launcher.endpoints import LinkClient, LinkServer
 from farkernel.launcher.link import Link
 from farkernel.launcher.protocol import Channel
+from tests.patience import PATIENCE
 
 
 class End:
@@ -94,7 +95,7 @@ class Ends:
         return context
 
 
-async def until(condition: Callable[[], object], seconds: float = 30) -> None:
+async def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     """Wait for something; fail if it does not come."""
     async with asyncio.timeout(seconds):
         while not condition():
@@ -106,7 +107,7 @@ async def assert_at_rest(cpu: Callable[[], float] = time.process_time) -> None:
 
     :param cpu: what it has taken, in seconds; this process by default
     """
-    for _ in range(10):
+    for _ in range(50):
         before, seconds = cpu(), 0.6
         await asyncio.sleep(seconds)
         used = cpu() - before

@@ -6,6 +6,8 @@ import socket
 import struct
 from collections.abc import Iterator
 
+from tests.patience import PATIENCE
+
 KINDS = [b"DEALER", b"ROUTER", b"SUB", b"XSUB", b"REQ", b"PUSH", b"PAIR", b"nonsense", b""]
 MECHANISMS = [b"NULL", b"CURVE", b"PLAIN", b"GSSAPI", b"\xff" * 20, b""]
 SIZES = [0, 1, 255, 2**31, 2**62, 2**63, 2**64 - 1]
@@ -21,7 +23,7 @@ def attack(address: str | tuple[str, int], seed: int, count: int) -> None:
     family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
     for _ in range(count):
         with socket.socket(family) as connection:
-            connection.settimeout(5)
+            connection.settimeout(PATIENCE)  # one that is busy takes connections later
             connection.connect(address)
             with contextlib.suppress(OSError):  # it is closed as soon as it is seen to be wrong
                 for piece in _conversation(chance):
@@ -29,30 +31,31 @@ def attack(address: str | tuple[str, int], seed: int, count: int) -> None:
                     if chance.random() < 0.5:
                         connection.settimeout(0.02)
                         connection.recv(1000)
-                    connection.settimeout(5)
+                    connection.settimeout(PATIENCE)
                 if chance.random() < 0.3:
                     connection.shutdown(socket.SHUT_WR)
 
 
 def subscribe(path: str, length: int) -> bool:
-    """Ask a publisher for a topic of so many bytes, in another way than libzmq's; return whether it takes that."""
+    """Ask a publisher for a topic of so many bytes, in another way than libzmq's; return whether it takes that.
+
+    That shows once something is published: all topics are asked for, too.
+    """
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(5)
+        connection.settimeout(PATIENCE)
         connection.connect(path)
         connection.sendall(_greeting(b"NULL") + _command(b"READY", {b"Socket-Type": b"XSUB"}))
         said = b""
         while b"Socket-Type" not in said:
             said += connection.recv(1000)
-        connection.settimeout(0.5)
-        with contextlib.suppress(TimeoutError):
-            try:
-                connection.sendall(b"\2" + struct.pack("!Q", length + 1) + b"\1" + bytes(length))
-                while connection.recv(1000):
-                    pass
-            except ConnectionError:
-                pass
-            return False
-        return True
+        try:
+            connection.sendall(b"\2" + struct.pack("!Q", length + 1) + b"\1" + bytes(length) + b"\0\1\1")
+            while heard := connection.recv(1000):
+                if b"published" in heard:
+                    return True
+        except ConnectionError:
+            pass
+        return False
 
 
 def _conversation(chance: random.Random) -> Iterator[bytes]:

@@ -14,6 +14,7 @@ from farkernel.launcher.endpoints import LinkClient
 from farkernel.launcher.protocol import Channel, Event, Failed, Order, Setup, Started, StartKernel
 from farkernel.provisioners.payload import payload
 from tests.launcher.ends import until
+from tests.patience import PATIENCE
 
 KEY = "a-key-that-nobody-may-read"
 E = TypeVar("E", bound=Event)
@@ -90,7 +91,7 @@ class Launched:
     async def answer(self) -> Started | Failed:
         """Return what it says on its standard output."""
         assert self.process.stdout
-        line = (await asyncio.wait_for(self.process.stdout.readline(), 30)).decode()
+        line = (await asyncio.wait_for(self.process.stdout.readline(), PATIENCE)).decode()
         assert line.startswith(protocol.MARK), line
         return protocol.decode_answer(line.removeprefix(protocol.MARK))
 
@@ -121,8 +122,8 @@ class Launched:
     async def ended(self) -> tuple[int, str]:
         """Wait for its end; return its exit code and what it has written to stderr."""
         assert self.process.stderr
-        text = await asyncio.wait_for(self.process.stderr.read(), 30)
-        return await asyncio.wait_for(self.process.wait(), 30), text.decode()
+        text = await asyncio.wait_for(self.process.stderr.read(), PATIENCE)
+        return await asyncio.wait_for(self.process.wait(), PATIENCE), text.decode()
 
     # ---- orders and events ----
 

@@ -4,6 +4,9 @@ import contextlib
 import os
 import pathlib
 import time
+from collections.abc import Iterable
+
+from tests.patience import PATIENCE
 
 
 def runs(pid: int) -> bool:
@@ -47,14 +50,28 @@ def with_variable(name: str, value: str) -> list[int]:
     return found
 
 
+def described(pids: Iterable[int]) -> list[str]:
+    """Say which processes these are; one that has ended meanwhile is none."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            found.append(f"process {pid}: {command(pid)!r}")
+    return found
+
+
 def names(directory: pathlib.Path) -> list[str]:
     """Return what lies in a directory."""
     return sorted(path.name for path in directory.iterdir())
 
 
-def wait_until_none_runs(pids: list[int], seconds: float = 20) -> None:
+def all_below(directory: pathlib.Path) -> list[str]:
+    """Return all that lies below a directory, while somebody may be removing it: Python 3.11's rglob would fail."""
+    return [os.path.join(place, name) for place, folders, files in os.walk(directory) for name in (*folders, *files)]
+
+
+def wait_until_none_runs(pids: list[int], seconds: float = PATIENCE) -> None:
     """Wait for the end of processes; fail if it does not come."""
     deadline = time.monotonic() + seconds
     while left := [pid for pid in pids if runs(pid)]:
-        assert time.monotonic() < deadline, f"still there: {[command(pid) for pid in left]}"
+        assert time.monotonic() < deadline, f"still there: {described(left)}"
         time.sleep(0.02)

@@ -17,6 +17,7 @@ from farkernel.launcher import node
 from farkernel.launcher.process import KernelProcess
 from farkernel.launcher.protocol import PORT_NAMES, StartKernel
 from tests.launcher.processes import runs, wait_until_none_runs
+from tests.patience import PATIENCE
 
 Start = Callable[..., KernelProcess]
 
@@ -67,7 +68,7 @@ def _python(code: str) -> tuple[str, ...]:
     return sys.executable, "-c", code
 
 
-def _read_until(process: KernelProcess, done: Callable[[bytes], bool], seconds: float = 30) -> bytes:
+def _read_until(process: KernelProcess, done: Callable[[bytes], bool], seconds: float = PATIENCE) -> bytes:
     """Read its output until that is what is wanted."""
     text = b""
     deadline = time.monotonic() + seconds
