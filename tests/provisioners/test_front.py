@@ -17,29 +17,29 @@ from farkernel.launcher.protocol import PORT_NAMES, Channel
 from farkernel.provisioners.front import Front, Publisher, runtime_directory
 from tests.launcher import garbage
 from tests.launcher.ends import assert_at_rest, until
-
-CONTEXT_TIMEOUT = 30
-
+from tests.patience import PATIENCE
 
 class Subscriber(threading.Thread):
     """A client that reads a publisher's messages in a thread of its own, until it has the last one.
 
     :param pause: seconds that it does something else after every hundredth message
+    :param room: messages that wait for it, 0 for any number; ZeroMQ's own number by default
     """
 
-    def __init__(self, endpoint: str, pause: float = 0.0) -> None:
+    def __init__(self, endpoint: str, pause: float = 0.0, room: int = 1000) -> None:
         super().__init__()
         self.received: list[bytes] = []
         self._pause = pause
         self._context: zmq.Context[Any] = zmq.Context()
         self._socket = self._context.socket(zmq.SUB)
+        self._socket.rcvhwm = room
         self._socket.subscribe(b"")
         self._socket.connect(endpoint)
         self.start()
 
     def run(self) -> None:
         try:
-            while self._socket.poll(CONTEXT_TIMEOUT * 1000):
+            while self._socket.poll(int(PATIENCE * 1000)):
                 body = self._socket.recv_multipart()[-1]
                 if body == b"last":
                     return
@@ -86,7 +86,7 @@ class Publishing:
 
 
 async def _joined(subscriber: Subscriber) -> None:
-    await until(lambda: not subscriber.is_alive(), CONTEXT_TIMEOUT)
+    await until(lambda: not subscriber.is_alive())
 
 
 def _bodies(count: int, size: int = 1) -> list[bytes]:
@@ -151,7 +151,8 @@ def test_a_client_that_does_not_read_does_not_stop_the_others(short: pathlib.Pat
     async def publish() -> None:
         with Publishing(short, patience=0.2) as publishing:
             deaf = publishing.deaf()
-            subscriber = Subscriber(publishing.endpoint)
+            # what its own thread is late for waits with it: it is not to be one that does not read
+            subscriber = Subscriber(publishing.endpoint, room=0)
             await publishing.subscribed(2)
             bodies = _bodies(6000, 1000)
             for number, body in enumerate(bodies):
@@ -171,7 +172,8 @@ def test_of_a_burst_only_the_client_that_does_not_read_loses_messages(short: pat
     async def publish() -> None:
         with Publishing(short, patience=0.2) as publishing:
             deaf = publishing.deaf()
-            subscriber = Subscriber(publishing.endpoint)
+            # what its own thread is late for waits with it: it is not to be one that does not read
+            subscriber = Subscriber(publishing.endpoint, room=0)
             await publishing.subscribed(2)
             bodies = _bodies(10_000, 1000)
             for body in bodies:
@@ -193,7 +195,7 @@ def test_what_is_published_last_goes_before_it_closes(short: pathlib.Path) -> No
             for body in _bodies(100):
                 publishing.publisher.send([b"topic", body])
             publishing.publisher.send([b"topic", b"last"])
-            publishing.publisher.close(1000)
+            publishing.publisher.close(30_000)
             await _joined(subscriber)
             assert len(subscriber.received) == 100
 
@@ -254,7 +256,7 @@ def test_each_channel_is_reached_and_answers(short: pathlib.Path) -> None:
 def test_it_publishes(short: pathlib.Path) -> None:
     async def listen() -> None:
         with Fronted(short) as fronted, fronted.client(Channel.IOPUB, zmq.SUB) as client:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 while not client.poll(0):
                     fronted.front.send(Channel.IOPUB, [b"topic", b"body"])
                     await asyncio.sleep(0.02)
@@ -269,7 +271,11 @@ def test_a_topic_that_is_none_is_not_kept(short: pathlib.Path, length: int, take
         with Fronted(short) as fronted:
             info = fronted.front.connection_info
             path = f"{info['ip']}-{info['iopub_port']}"
-            assert await asyncio.to_thread(garbage.subscribe, path, length) == taken
+            asked = asyncio.create_task(asyncio.to_thread(garbage.subscribe, path, length))
+            while not asked.done():
+                fronted.front.send(Channel.IOPUB, [b"topic", b"published"])
+                await asyncio.sleep(0.02)
+            assert await asked == taken
 
     asyncio.run(subscribe())
 
@@ -350,7 +356,7 @@ async def _known(fronted: Fronted, channel: Channel, *clients: zmq.Socket[bytes]
 async def _read(client: zmq.Socket[bytes], count: int) -> list[bytes]:
     """Read so many messages, in haste."""
     bodies: list[bytes] = []
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while len(bodies) < count:
             if client.poll(0):
                 bodies.append(client.recv_multipart()[-1])
@@ -407,7 +413,7 @@ def test_what_waits_for_a_client_that_is_gone_goes_with_it(short: pathlib.Path) 
                 await _known(fronted, Channel.SHELL, old)
                 for body in _bodies(5_000, 100):
                     fronted.front.send(Channel.SHELL, [b"tab", body])
-            await asyncio.sleep(0.3)
+            await until(lambda: not fronted.front._sockets[Channel.SHELL]._waiting)
             with fronted.client(Channel.SHELL, identity=b"tab") as new:
                 fronted.front.send(Channel.SHELL, [b"nobody", b"x"])
                 new.send(b"hello")
@@ -427,7 +433,7 @@ def test_what_is_answered_last_reaches_a_client_that_is_late_after_the_front_is_
             fronted.client(Channel.IOPUB, zmq.SUB) as iopub,
         ):
             await _known(fronted, Channel.SHELL, shell)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 while not iopub.poll(0):
                     fronted.front.send(Channel.IOPUB, [b"hello"])
                     await asyncio.sleep(0.02)
@@ -435,7 +441,7 @@ def test_what_is_answered_last_reaches_a_client_that_is_late_after_the_front_is_
             for body in bodies:
                 fronted.front.send(Channel.SHELL, [b"me", body])
                 fronted.front.send(Channel.IOPUB, [body])
-            fronted.front.close(5000)
+            fronted.front.close(30_000)
             assert not pathlib.Path(fronted.front.connection_info["ip"]).parent.exists()
             assert await _read(shell, len(bodies)) == bodies
             output = await _read(iopub, len(bodies))
