@@ -64,29 +64,22 @@ def test_a_program_that_is_not_executable_is_named(tmp_path: Path) -> None:
 
 
 def test_on_timeout_it_is_asked_to_end_first(tmp_path: Path) -> None:
-    code = (
-        "import pathlib, signal, sys, time\n"
-        "def leave(*_): pathlib.Path(sys.argv[1]).write_text('TERM'); sys.exit()\n"
-        "signal.signal(signal.SIGTERM, leave)\n"
-        "time.sleep(60)"
-    )
+    # a shell: a Python may take longer than that until it has set a handler
+    script = "trap 'echo TERM > $0; exit' TERM; while true; do sleep 0.1; done"
     trace = tmp_path / "trace"
 
-    with pytest.raises(TimeoutError, match=r"python\S* did not end within 1 s"):
-        asyncio.run(run([sys.executable, "-c", code, str(trace)], timeout=1))
+    with pytest.raises(TimeoutError, match="sh did not end within 3 s"):
+        asyncio.run(run(["sh", "-c", script, str(trace)], timeout=3))
 
-    assert trace.read_text() == "TERM"
+    assert trace.read_text() == "TERM\n"
 
 
 def test_one_that_ignores_that_is_killed_with_what_it_started() -> None:
-    inner = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    inner = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
     code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {inner!r}]); {inner}"
-    began = time.monotonic()
 
     with pytest.raises(TimeoutError):
         asyncio.run(run([sys.executable, "-c", code], timeout=0.5, grace=0.2))
-
-    assert time.monotonic() - began < 10
 
 
 def test_cancellation_ends_it(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
+
 Farkernel = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -32,7 +34,7 @@ def farkernel(home: Path) -> Farkernel:
             check=False,
             env=env,
             text=True,
-            timeout=60,
+            timeout=2 * PATIENCE,
         )
 
     return call

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE
+
 Farkernel = Callable[..., subprocess.CompletedProcess[str]]
 Program = Callable[[str, str], None]
 
@@ -170,7 +172,7 @@ def test_a_pull_is_told_while_it_runs_and_ends_with_us(home: Path, program: Prog
         while not ((home / "pid").exists() and (home / "pid").read_text()):
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=PATIENCE)
 
     assert process.returncode
     assert "Traceback" not in said
@@ -356,12 +358,12 @@ def test_files_are_private_and_gone_afterwards(images: Farkernel, program: Progr
 
 def test_one_that_hangs_is_ended(images: Farkernel, program: Program, home: Path) -> None:
     program("shifter", 'echo $$ >"$HOME/pid"; exec sleep 60')
-    kernelspec(home, {"runtime": "shifter", "image": IMAGE}, ["python3"], launcher={"start_timeout": 1})
+    kernelspec(home, {"runtime": "shifter", "image": IMAGE}, ["python3"], launcher={"start_timeout": 5})
 
     done = images("check", "--kernel=mine")
 
     assert done.returncode == 1
-    assert "it did not start and answer within 1 s" in done.stdout
+    assert "it did not start and answer within 5 s" in done.stdout
     assert "launcher.start_timeout" in done.stdout
     with pytest.raises(ProcessLookupError):
         os.kill(int((home / "pid").read_text()), 0)
@@ -401,7 +403,7 @@ def test_what_the_runtime_says_is_told(images: Farkernel, program: Program, scri
 )
 def test_on_a_node(images: Farkernel, program: Program, home: Path, srun: str, code: int, found: str) -> None:
     program("srun", f'echo "$@" >"$HOME/srun"\n{srun}')
-    slurm, launcher = {"account": "m1", "nodes": 8}, {"start_timeout": 3}
+    slurm, launcher = {"account": "m1", "nodes": 8}, {"start_timeout": 3 if "sleep" in srun else 60}
     kernelspec(
         home,
         {"runtime": "shifter", "image": IMAGE},

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.launcher import processes
+from tests.patience import PATIENCE
 from tests.provisioners.cli.conftest import Farkernel
 from tests.provisioners.conftest import short
 
@@ -88,6 +89,17 @@ class Home:
         assert stdout
         return stdout.readline().strip()
 
+    def start_recorded(self) -> str:
+        """Start a server with a kernel, and wait until its record says that it runs; return the kernel's id."""
+        kernel_id = self.start()
+        _until(lambda: self.record(kernel_id).get("phase") == "running")
+        return kernel_id
+
+    def crash(self) -> None:
+        """Start a server whose kernel does not come up, and wait for the server's end."""
+        assert self.start("crash") == "failed"
+        self.servers[-1].wait(PATIENCE)
+
     def kill(self) -> None:
         self.servers[-1].kill()
         self.servers[-1].wait()
@@ -100,6 +112,12 @@ class Home:
         assert (done.returncode, done.stderr) == (0, "")
         rows: list[dict[str, Any]] = json.loads(done.stdout)
         return rows
+
+    def record(self, kernel_id: str) -> dict[str, Any]:
+        """What is written down of a kernel; nothing as long as nothing is."""
+        file = self.state / f"kernels/{kernel_id}.json"
+        record: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        return record
 
     def records(self) -> list[str]:
         return [file.stem for file in self.state.glob("kernels/*.json")]
@@ -120,7 +138,7 @@ def user(tmp_path: pathlib.Path, short: pathlib.Path, farkernel: Farkernel) -> I
         subprocess.run(["rm", "-r", directory], check=True)
 
 
-def _until(condition: Callable[[], object], seconds: float = 30) -> None:
+def _until(condition: Callable[[], object], seconds: float = 2 * PATIENCE) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -156,7 +174,7 @@ def test_a_kernel_is_listed_while_it_is_there(user: Home) -> None:
 
 
 def test_the_log_of_a_kernel_that_has_ended_says_why(user: Home) -> None:
-    assert user.start("crash") == "failed"
+    user.crash()
     for wanted in ("crash", next(user.state.glob("logs/*.log")).stem[:7]):
         done = user.run("logs", wanted)
         assert done.returncode == 0
@@ -187,8 +205,7 @@ def test_a_log_can_be_followed(user: Home) -> None:
 
 
 def test_a_log_is_followed_no_longer_than_its_server_lives(user: Home) -> None:
-    kernel_id = user.start()
-    _until(lambda: "running" in user.run("logs", kernel_id).stdout)
+    kernel_id = user.start_recorded()
     user.kill()
     done = user.run("logs", "-f", kernel_id)
     assert user.records() == [kernel_id]
@@ -197,8 +214,7 @@ def test_a_log_is_followed_no_longer_than_its_server_lives(user: Home) -> None:
 
 
 def test_a_kernel_is_cancelled_and_its_server_knows(user: Home) -> None:
-    user.start()
-    launcher = json.loads(next(user.state.glob("kernels/*.json")).read_text())["launcher"]
+    launcher = user.record(user.start_recorded())["launcher"]
     done = user.run("cancel", "far")
     assert (done.returncode, done.stderr) == (0, "")
     assert not processes.runs(launcher)
@@ -214,7 +230,7 @@ def test_cancel_wants_to_know_what(user: Home, arguments: tuple[str, ...]) -> No
 
 
 def test_what_a_killed_server_has_left_is_cleaned(user: Home) -> None:
-    kernel_id = user.start()
+    kernel_id = user.start_recorded()
     user.kill()
     assert user.records() == [kernel_id]
     assert user.ps() == []
@@ -237,8 +253,7 @@ def test_what_a_killed_server_has_left_is_cleaned(user: Home) -> None:
 
 
 def test_the_next_kernel_sweeps_what_a_killed_server_has_left(user: Home) -> None:
-    first = user.start()
-    _until(lambda: "running" in user.run("logs", first).stdout)
+    first = user.start_recorded()
     user.kill()
     second = user.start()
     _until(lambda: user.records() == [second])
@@ -248,7 +263,7 @@ def test_the_next_kernel_sweeps_what_a_killed_server_has_left(user: Home) -> Non
 
 
 def test_a_log_that_is_older_than_two_weeks_is_cleaned(user: Home) -> None:
-    assert user.start("crash") == "failed"
+    user.crash()
     assert user.run("clean").stdout == "There is nothing to clean.\n"
     for file in user.state.glob("logs/*"):
         os.utime(file, (0, 0))
@@ -257,8 +272,8 @@ def test_a_log_that_is_older_than_two_weeks_is_cleaned(user: Home) -> None:
 
 
 def test_a_kernel_that_has_ended_is_listed_if_it_is_asked_for(user: Home) -> None:
-    assert user.start("crash") == "failed"
-    kernel_id = user.start()
+    user.crash()
+    kernel_id = user.start_recorded()
     assert [row["kernel_id"] for row in user.ps()] == [kernel_id]
     over, there = json.loads(user.run("ps", "--all", "--json").stdout)
     assert (over["kernelspec"], there["kernel_id"], there["ended"]) == ("crash", kernel_id, None)
@@ -270,7 +285,7 @@ def test_a_kernel_that_has_ended_is_listed_if_it_is_asked_for(user: Home) -> Non
 
 
 def test_clean_leaves_what_is_there(user: Home) -> None:
-    kernel_id = user.start()
+    kernel_id = user.start_recorded()
     assert user.run("clean").stdout == "There is nothing to clean.\n"
     assert [row["state"] for row in user.ps()] == ["running"]
     assert user.run("logs", kernel_id).returncode == 0
