@@ -18,6 +18,7 @@ from farkernel.launcher.link import Kind
 from farkernel.launcher.reach import Unreachable, first_reachable
 from tests.launcher.ends import Ends, assert_at_rest, until
 from tests.launcher.relay import Relay
+from tests.patience import PATIENCE
 
 
 @pytest.fixture
@@ -91,9 +92,13 @@ def test_it_is_full_while_it_is_cut_and_free_afterwards(connect: str) -> None:
     asyncio.run(talk())
 
 
-@pytest.mark.usefixtures("impatient")
 @CONNECT
-def test_what_is_held_back_stays_with_the_launcher_and_is_no_silence(connect: str) -> None:
+def test_what_is_held_back_stays_with_the_launcher_and_is_no_silence(
+    connect: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoints, "PING_INTERVAL", 0.05)
+    monkeypatch.setattr(endpoints, "SILENCE", 2.0)
+
     async def talk() -> None:
         with Ends(connect) as ends:
             login, launcher = ends.pair()
@@ -103,13 +108,15 @@ def test_what_is_held_back_stays_with_the_launcher_and_is_no_silence(connect: st
             for _ in range(70):
                 launcher.send(bytes(2**20))
             await until(lambda: launcher.full == [True])
-            await asyncio.sleep(1)  # more than the silence that is borne here
+            await asyncio.sleep(2.5)  # more than the silence that is borne here
             assert login.link.epoch == epoch
             assert login.received == []
 
             login.hold_back(False)
             await until(lambda: launcher.full == [True, False])
             await until(lambda: len(login.received) == 70)
+
+    asyncio.run(talk())
 
 
 @CONNECT
@@ -147,8 +154,6 @@ def test_a_side_that_has_slept_goes_on(connect: str) -> None:
 
     asyncio.run(talk())
 
-    asyncio.run(talk())
-
 
 # ---- who is let in ----
 
@@ -183,7 +188,7 @@ _GONE = {zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_DISCONNECTED}
 async def _is_let_in(stranger: Stranger) -> bool:
     """Whether a handshake succeeds; no is said when the server says it, or after several have failed."""
     failures = 0
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while True:
             for event in stranger.events():
                 if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
@@ -373,9 +378,9 @@ def test_it_listens_on_what_it_is_given_and_nothing_else() -> None:
     async def bind() -> None:
         with _server(["127.0.0.1", "127.0.0.2"], range(0)) as server:
             for address in ("127.0.0.1", "127.0.0.2"):
-                assert await first_reachable([address], server.port, timeout=10) == address
+                assert await first_reachable([address], server.port, timeout=PATIENCE) == address
             with pytest.raises(Unreachable, match=rf"^127\.0\.0\.3:{server.port}: .+; \[::1\]:{server.port}: .+$"):
-                await first_reachable(["127.0.0.3", "::1"], server.port, timeout=10)
+                await first_reachable(["127.0.0.3", "::1"], server.port, timeout=PATIENCE)
         with (
             pytest.raises(OSError, match=r"192\.0\.2\.1: Cannot assign requested address"),
             _server(["192.0.2.1"], range(0)),
@@ -389,7 +394,7 @@ def test_on_all_interfaces_it_can_be_reached_by_both_kinds_of_addresses() -> Non
     async def bind() -> None:
         with _server(["*"], range(0)) as server:
             for address in ("127.0.0.1", *(("::1",) if _has_ipv6() else ())):
-                assert await first_reachable([address], server.port, timeout=10) == address
+                assert await first_reachable([address], server.port, timeout=PATIENCE) == address
 
     asyncio.run(bind())
 
@@ -444,6 +449,6 @@ def test_a_handshake_cannot_announce_more_than_a_frame(connect: str) -> None:
 
     async def attack() -> None:
         with Ends(connect) as ends, pytest.raises(ConnectionError):
-            await asyncio.wait_for(flood(ends.server.port), 30)
+            await asyncio.wait_for(flood(ends.server.port), PATIENCE)
 
     asyncio.run(attack())
