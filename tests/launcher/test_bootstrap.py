@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from farkernel.launcher import bootstrap
+from farkernel.launcher import bootstrap, endpoints
 from farkernel.launcher.main import UNDISMISSED
 from farkernel.launcher.protocol import (
     MARK,
@@ -36,6 +36,7 @@ from farkernel.provisioners.payload import payload
 from tests.launcher import processes
 from tests.launcher.ends import assert_at_rest, until
 from tests.launcher.launched import KEY, Launched, command, ipykernel
+from tests.patience import PATIENCE
 
 
 def test_a_kernel_runs_is_interrupted_dies_and_is_started_anew(short: pathlib.Path) -> None:
@@ -278,12 +279,14 @@ def test_without_a_word_from_the_login_side_it_ends(short: pathlib.Path) -> None
     asyncio.run(live())
 
 
-def test_with_a_word_from_the_login_side_it_stays(short: pathlib.Path) -> None:
+def test_with_a_word_from_the_login_side_it_stays(short: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoints, "PING_INTERVAL", 0.2)  # so that the login side may be late with a word
+
     async def live() -> None:
-        async with Launched(short, command("sleep", "600"), orphan_timeout=3.0) as launched:
+        async with Launched(short, command("sleep", "600"), orphan_timeout=8.0) as launched:
             await launched.connect()
             kernel = (await launched.event(KernelStarted)).pid
-            await asyncio.sleep(3.5)
+            await asyncio.sleep(9)
 
             assert launched.process.returncode is None
             assert processes.runs(kernel)
@@ -294,9 +297,9 @@ def test_with_a_word_from_the_login_side_it_stays(short: pathlib.Path) -> None:
 def test_a_kernels_own_output_does_not_fill_the_memory(short: pathlib.Path, tmp_path: pathlib.Path) -> None:
     async def live() -> None:
         flood = f"head -c 400000000 /dev/zero; echo > {tmp_path}/done; exec sleep 600"
-        async with Launched(short, command("sh", "-c", flood)) as launched:
+        async with Launched(short, command("sh", "-c", flood), orphan_timeout=300.0) as launched:
             await launched.answer()  # and nobody takes it
-            await until((tmp_path / "done").exists, 60)
+            await until((tmp_path / "done").exists, 2 * PATIENCE)
 
             assert processes.memory(launched.process.pid) < 300 * 2**20
 
@@ -331,7 +334,7 @@ def test_it_takes_no_cpu_at_rest(short: pathlib.Path, printing: bool) -> None:
 
 def _run(argv: list[str], data: bytes, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        argv, input=data, capture_output=True, timeout=60, check=False, env={**os.environ, **(env or {})}
+        argv, input=data, capture_output=True, timeout=PATIENCE, check=False, env={**os.environ, **(env or {})}
     )
 
 
@@ -357,7 +360,7 @@ def test_the_other_tasks_of_a_step_leave_at_once() -> None:
     with subprocess.Popen(
         payload().command(sys.executable), stdin=subprocess.PIPE, env={**os.environ, "SLURM_PROCID": "1"}
     ) as task:
-        assert task.wait(30) == 0  # its input is still open
+        assert task.wait(PATIENCE) == 0  # its input is still open
 
 
 def test_a_python_without_pyzmq_is_named_and_the_kernel_is_ended(short: pathlib.Path) -> None:
@@ -416,10 +419,7 @@ def test_a_network_interface_that_does_not_exist_is_named_and_nothing_is_left(sh
 
 
 def test_a_launcher_that_reaches_nobody_says_where_it_has_tried_and_nothing_is_left(short: pathlib.Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-
-    async def live() -> None:
+    async def live(port: int) -> None:
         where: dict[str, Any] = {"addresses": ["127.0.0.1", "127.0.0.2"], "port": port}
         async with Launched(short, command("sleep", "600"), **where) as launched:
             answer = await launched.answer()
@@ -429,25 +429,27 @@ def test_a_launcher_that_reaches_nobody_says_where_it_has_tried_and_nothing_is_l
             assert processes.names(short) == []  # when it is said, all is tidy
             assert (await launched.ended())[0] == 1
 
-    asyncio.run(live())
+    with socket.socket() as closed:
+        closed.bind(("", 0))  # and nobody else listens there
+        asyncio.run(live(closed.getsockname()[1]))
 
 
 @pytest.mark.parametrize("gone", ["its input has ended", "nothing is heard"])
-def test_a_launcher_that_is_never_let_in_leaves(short: pathlib.Path, tmp_path: pathlib.Path, gone: str) -> None:
-    order = command("sh", "-c", f"echo $$ >{tmp_path}/pid; exec sleep 600")
+def test_a_launcher_that_is_never_let_in_leaves(short: pathlib.Path, gone: str) -> None:
+    mark = {"FARKERNEL_TEST": short.name}
 
     async def live(port: int) -> None:
         timeout = 1.0 if gone == "nothing is heard" else 60.0
         where: dict[str, Any] = {"addresses": ["127.0.0.1"], "port": port}
-        async with Launched(short, order, orphan_timeout=timeout, **where) as launched:
+        async with Launched(short, command("sleep", "600"), env=mark, orphan_timeout=timeout, **where) as launched:
             started = await launched.answer()
             assert isinstance(started, Started)
             assert (started.addresses, started.port) == ([], 0)
-            await until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
             if gone == "its input has ended":
+                assert len(processes.with_variable("FARKERNEL_TEST", short.name)) == 2  # with the kernel
                 await launched.end_input()
             assert await launched.ended() == (UNDISMISSED, "")
-        processes.wait_until_none_runs([int((tmp_path / "pid").read_text())])
+        await until(lambda: not processes.with_variable("FARKERNEL_TEST", short.name))
         assert processes.names(short) == []
 
     with socket.create_server(("127.0.0.1", 0)) as login:
