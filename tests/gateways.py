@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 from tornado.httpclient import HTTPClientError
 
+from tests.ports import free_port
 from tests.slurm.gateway_laptop import Lab, Notebook
 
 _PATIENCE = 120.0
@@ -70,8 +70,7 @@ class Gateway:
 @contextlib.contextmanager
 def running(kind: Kind, address: str, folder: Path) -> Iterator[Gateway]:
     """Start one, and end it as an administrator would."""
-    with socket.create_server((address, 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port(address)
     token, log = secrets.token_hex(16), folder / "gateway.log"
     with log.open("ab") as output:
         process = subprocess.Popen(

@@ -227,7 +227,7 @@ async def test_a_client_is_told_what_it_cannot_choose(gateways: Gateways, home: 
 
 
 async def test_idle_kernels_go(gateways: Gateways) -> None:
-    told = gateways.start("--cull-after", "1")
+    told = gateways.start("--cull-after", "10")  # the page is to be opened within that
     async with tunnel(told) as lab:
         kernel = await create(lab)
         async with lab.page(kernel) as page:

@@ -178,10 +178,10 @@ from IPython.display import display
 bar = create_comm(target_name="bar")
 for number in range(300):
     display({"text/plain": str(number), "application/x-large": "x" * 2**18}, raw=True)
-for number in range(1000):
+for number in range(200):  # with the displays, fewer messages than a thousand: ipykernel's own socket drops more
     print(number, flush=True)
     bar.send({"value": number})
-    time.sleep(0.003)  # ipykernel's own socket drops what is beyond a thousand messages
+    time.sleep(0.003)
 open(DONE, "w").close()
 """
 
@@ -198,13 +198,13 @@ async def test_what_is_missing_is_told_once_though_a_widgets_messages_come_in_be
             page.leave(away=False)
             await cell.done()
             assert len(_told(cell)) == 1
-            assert len(cell.contents("comm_msg")) == 1000
+            assert len(cell.contents("comm_msg")) == 200
         (home / "done").unlink()
         before, cell = await _away(lab, kernel, home, _BAR)
         async with lab.page(kernel, before) as page:
             await _done(page, cell)
             assert len(_told(cell)) == 1
-            assert len(cell.contents("comm_msg")) == 1000
+            assert len(cell.contents("comm_msg")) == 200
 
 
 async def test_a_client_that_goes_before_it_has_read_is_told_when_it_is_back(gateways: Gateways, home: Path) -> None:

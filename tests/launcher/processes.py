@@ -66,7 +66,7 @@ def names(directory: pathlib.Path) -> list[str]:
 
 def all_below(directory: pathlib.Path) -> list[str]:
     """Return all that lies below a directory, while somebody may be removing it: Python 3.11's rglob would fail."""
-    return [os.path.join(place, name) for place, folders, files in os.walk(directory) for name in (*folders, *files)]
+    return [f"{place}/{name}" for place, folders, files in os.walk(directory) for name in (*folders, *files)]
 
 
 def wait_until_none_runs(pids: list[int], seconds: float = PATIENCE) -> None:

@@ -54,7 +54,7 @@ class Site:
             socket.subscribe(b"")
         else:
             socket.routing_id = b"me"
-            socket.sndhwm = 0  # a client that waited for room would keep the front, which runs here too, from making any
+            socket.sndhwm = 0  # waiting for room it would keep the front, in the same loop, from making any
         socket.connect(f"ipc://{info['ip']}-{info[PORT_NAMES[channel]]}")
         return socket
 

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -34,7 +33,9 @@ from farkernel.provisioners.errors import (
 from farkernel.provisioners.relay import Relay
 from farkernel.provisioners.ssh import Connection
 from tests.launcher.conftest import short
-from tests.provisioners.test_login_node import PATIENCE, SshHost, until
+from tests.patience import PATIENCE
+from tests.ports import free_port
+from tests.provisioners.test_login_node import SshHost, until
 from tests.slurm.gateway_laptop import Lab
 
 __all__ = ["short"]
@@ -74,7 +75,7 @@ def scene(home: Path) -> Callable[[Callable[[SshHost], Any]], None]:
         host = SshHost(home)
         await host.up()
         try:
-            async with asyncio.timeout(6 * PATIENCE):
+            async with asyncio.timeout(4 * PATIENCE):
                 await test(host)
         finally:
             await host.down()
@@ -278,7 +279,8 @@ def test_what_came_before_the_farewell_arrives(scene: Scene, short: Path) -> Non
             _, writer = await asyncio.open_connection("127.0.0.1", one.port)
             writer.write(data)
             await writer.drain()
-            await asyncio.sleep(1)  # it is at the other end
+            for _ in range(50):  # it is at the other end; in one long pause this process may stand still
+                await asyncio.sleep(0.05)
             closing = asyncio.create_task(one.close())
             await asyncio.sleep(0.5)
             reads.set()
@@ -314,12 +316,12 @@ def test_a_pause_breaks_nothing_and_a_new_connection_waits_a_while_only(scene: S
 
 def test_a_client_that_stays_away_is_given_up(scene: Scene, short: Path) -> None:
     async def test(host: SshHost) -> None:
-        async with forward(short, away=1) as (one, _, said):
+        async with forward(short, away=4) as (one, _, said):
             reader, writer = await asyncio.open_connection("127.0.0.1", one.port)
             writer.write(b"before\n")
             assert await reader.readline() == b"before\n"
             await host.down()
-            await asyncio.sleep(4)
+            await asyncio.sleep(7)
             await host.up()
             assert await reader.read() == b""
             assert said == []  # others can still begin
@@ -557,8 +559,7 @@ def test_a_lab_has_the_kernels_of_the_gateway_and_ends_with_it(
     pytest.importorskip("jupyterlab")
     runtime = tmp_path / f"a directory with a long name{80 * '-'}"  # no socket could be below it
     runtime.mkdir(mode=0o700)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     options = ["--no-browser", f"--port={port}", "--allow-root", f"--notebook-dir={tmp_path}"]
 
     async def test(_: SshHost) -> None:
@@ -590,8 +591,7 @@ def test_a_lab_has_the_kernels_of_the_gateway_and_ends_with_it(
 @pytest.mark.parametrize("menu", [True, False], ids=["shut down", "signal"])
 def test_kernels_that_are_to_stay_outlive_jupyterlab_whose_log_has_no_token(scene: Scene, menu: bool) -> None:
     pytest.importorskip("jupyterlab")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
 
     async def test(host: SshHost) -> None:
         process = await asyncio.create_subprocess_exec(
@@ -766,8 +766,7 @@ def test_a_port_that_is_taken_is_told_before_anybody_is_asked(scene: Scene) -> N
 
 
 def test_the_port_that_was_asked_for(scene: Scene) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
 
     async def test(host: SshHost) -> None:
         async with connected("--port", str(port)) as (_, told):

@@ -19,6 +19,7 @@ from tests.launcher import garbage
 from tests.launcher.ends import assert_at_rest, until
 from tests.patience import PATIENCE
 
+
 class Subscriber(threading.Thread):
     """A client that reads a publisher's messages in a thread of its own, until it has the last one.
 

@@ -25,8 +25,7 @@ from farkernel.provisioners.errors import (
     PythonMissing,
 )
 from farkernel.provisioners.login_node import KeptProgram, LoginNode
-
-PATIENCE = 30.0
+from tests.patience import PATIENCE
 
 
 class SshHost:
@@ -369,8 +368,8 @@ def test_a_program_that_waits_ends_when_nobody_is_there(with_host: Callable[[Tes
     async def test(host: SshHost, node: LoginNode) -> None:
         await node.look(sys.executable, [])
         script = f"trap 'touch {over}; exit' TERM; while true; do sleep 0.1; done"
-        async with started(node, script, orphan_timeout=1) as (program, _):
-            await asyncio.sleep(2)  # somebody is there
+        async with started(node, script, orphan_timeout=4) as (program, _):
+            await asyncio.sleep(5)  # somebody is there
             assert not over.exists()
             await host.down()
             await until(over.exists)
@@ -382,10 +381,10 @@ def test_a_program_that_waits_ends_when_nobody_is_there(with_host: Callable[[Tes
 
 def test_a_program_that_is_up_goes_on_without_anybody(with_host: Callable[[Test], None]) -> None:
     async def test(host: SshHost, node: LoginNode) -> None:
-        async with started(node, f"echo '{MARK}x'; cat; echo done", orphan_timeout=0.5) as (program, said):
+        async with started(node, f"echo '{MARK}x'; cat; echo done", orphan_timeout=3) as (program, said):
             await until(lambda: said)
             await host.down()
-            await asyncio.sleep(3)  # its launcher would end it, not the keeper
+            await asyncio.sleep(6)  # its launcher would end it, not the keeper
             await host.up()
             await until(lambda: not node.trouble)
             program.close_input()

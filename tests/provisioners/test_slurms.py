@@ -18,7 +18,8 @@ from farkernel.provisioners.login_node import LoginNode
 from farkernel.provisioners.policy import parse_policy
 from farkernel.provisioners.policy_check import InForce
 from farkernel.provisioners.slurms import Slurms
-from tests.provisioners.test_login_node import PATIENCE, SshHost, Test, until, with_host
+from tests.patience import PATIENCE
+from tests.provisioners.test_login_node import SshHost, Test, until, with_host
 
 __all__ = ["with_host"]
 

@@ -7,7 +7,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -18,7 +17,9 @@ import pytest
 from farkernel.provisioners.connect import Forward, GatewayHost
 from farkernel.provisioners.errors import ForwardingRefused, GatewayUnusable, LoginDenied
 from farkernel.provisioners.ssh import Connection
-from tests.provisioners.test_login_node import PATIENCE, until
+from tests.patience import PATIENCE
+from tests.ports import free_port
+from tests.provisioners.test_login_node import until
 from tests.provisioners.test_ssh import add_to_agent, agent, keygen
 
 __all__ = ["agent"]
@@ -59,8 +60,7 @@ class Sshd:
         self._process: subprocess.Popen[str] | None = None
         for key in (self._folder / "host", self._folder / "ca", self.ssh / "nersc"):
             keygen("-t", "ed25519", "-N", "", "-f", key)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         (self.ssh / "known_hosts").write_text(f"login {(self._folder / 'host.pub').read_text()}")
         (self.ssh / "config").write_text(
             f"Host login\n HostName 127.0.0.1\n Port {port}\n User {self.user}\n HostKeyAlias login\n"

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import pytest
 
 from farkernel.kernelspecs.model import kernelspec_schema
 from farkernel.kernelspecs.templates import load_template, template_names
+from tests.ports import free_port
 
 Farkernel = Callable[..., subprocess.CompletedProcess[str]]
 ARGV = ["/opt/py/bin/python", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
@@ -296,8 +296,7 @@ def test_a_server_shows_logos_and_metadata_of_a_wrapped_kernelspec(
     file = kernels / "plain/kernel.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "metadata": {"debugger": True}}))
     farkernel("kernelspec", "wrap", "plain", "--name", "mine", "--constraint", "knl")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     server = subprocess.Popen(
         [
             *(sys.executable, "-m", "jupyter_server", f"--port={port}", "--port-retries=0", "--ip=127.0.0.1"),
