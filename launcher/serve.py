@@ -46,6 +46,9 @@ _FAREWELL = 500
 """Milliseconds for the last messages to leave."""
 
 
+_LOOK = 5.0
+"""Seconds between two looks whether the login side is still there; after twice as many it was we that stood still."""
+
 MakeEnd = Callable[[Deliver, Callable[[bool], None]], LinkServer | LinkClient]
 """Makes our end of the link, given what takes messages, and what is told that it is full."""
 
@@ -106,8 +109,12 @@ class Launcher:
             self._ending.set()
 
     async def _watch_for_orphan(self) -> None:
-        while (left := self._end.link.heard + self._orphan_timeout - self._loop.time()) > 0:
-            await asyncio.sleep(left)
+        since = looked = self._loop.time()
+        while (left := max(self._end.link.heard, since) + self._orphan_timeout - looked) > 0:
+            await asyncio.sleep(min(left, _LOOK))
+            before, looked = looked, self._loop.time()
+            if looked - before > 2 * _LOOK:  # a job may be suspended, and what was said meanwhile is yet to be read
+                since = looked
         self._ending.set()
 
     async def _end_kernels(self) -> None:

@@ -294,6 +294,22 @@ def test_with_a_word_from_the_login_side_it_stays(short: pathlib.Path, monkeypat
     asyncio.run(live())
 
 
+def test_a_launcher_that_was_suspended_for_longer_than_that_goes_on(short: pathlib.Path) -> None:
+    """The login side was there all the time; its words wait in the launcher's sockets."""
+
+    async def live() -> None:
+        async with Launched(short, ipykernel(), orphan_timeout=8.0) as launched:
+            await launched.connect()
+            await launched.event(KernelReady)
+            os.kill(launched.process.pid, signal.SIGSTOP)
+            await asyncio.sleep(15)
+            os.kill(launched.process.pid, signal.SIGCONT)
+
+            assert await launched.printed("print('on')") == "on\n"
+
+    asyncio.run(live())
+
+
 def test_a_kernels_own_output_does_not_fill_the_memory(short: pathlib.Path, tmp_path: pathlib.Path) -> None:
     async def live() -> None:
         flood = f"head -c 400000000 /dev/zero; echo > {tmp_path}/done; exec sleep 600"
