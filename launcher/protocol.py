@@ -261,11 +261,11 @@ class EndLauncher:
 class Walltime:
     """The job's end, to be warned of; another one takes the place of the one before.
 
-    :param end: seconds since 1970
+    :param end: seconds since 1970; None for no limit
     :param hook: a command that is run at each warning, for each kernel; empty for none
     """
 
-    end: float
+    end: float | None
     hook: list[str]
 
 
@@ -415,7 +415,8 @@ M = TypeVar("M")
 
 def encode(message: Any) -> bytes:
     """Return a message of this module as one line of JSON, without the line's end."""
-    return json.dumps({"type": type(message).__name__, **dataclasses.asdict(message)}).encode()
+    fields = {"type": type(message).__name__, **dataclasses.asdict(message)}
+    return json.dumps(fields, allow_nan=False).encode()
 
 
 def decode(data: bytes | str, expected: type[M]) -> M:
@@ -467,6 +468,7 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "int": lambda value: isinstance(value, int),
     "bool": lambda value: isinstance(value, bool),
     "float": lambda value: isinstance(value, (float, int)) and abs(value) <= _LARGEST,
+    "float | None": lambda value: value is None or _KINDS["float"](value),
     "list[str]": lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
     "list[int]": lambda value: isinstance(value, list) and all(isinstance(item, int) for item in value),
     "dict[str, str]": lambda value: isinstance(value, dict) and all(isinstance(item, str) for item in value.values()),

@@ -161,6 +161,7 @@ class Launcher:
             self._dismiss()
 
     def _on_mark(self, seconds: float) -> None:
+        assert self._walltime.end is not None  # there would be no mark
         variables = {
             "FARKERNEL_JOB_ID": os.environ.get("SLURM_JOB_ID", ""),
             "FARKERNEL_JOB_END": str(int(self._walltime.end)),

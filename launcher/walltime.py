@@ -20,14 +20,15 @@ class Alarm:
         self._timers: list[asyncio.Handle] = []
         self._end: float | None = None
 
-    def set(self, end: float) -> None:
+    def set(self, end: float | None) -> None:
         """Set or move the end. One that has come nearer, past a mark, is told at once with the time that is left.
 
-        :param end: seconds since 1970, infinity for none
+        :param end: seconds since 1970; None for no limit
         """
         self.cancel()
         now, before = time.time(), self._end
-        self._end, left = end, end - now
+        self._end = math.inf if end is None else end
+        left = self._end - now
         self._timers = [
             self._loop.call_later(left - mark, self._on_mark, mark) for mark in MARKS if mark < left < math.inf
         ]

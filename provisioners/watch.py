@@ -72,7 +72,7 @@ async def follow_walltime(remote: Remote, hook: Sequence[str], on_end: Callable[
         now = time.time()
         if _moved(now + left, end):
             end = now + left
-            remote.order(Walltime(end, list(hook)))
+            remote.order(Walltime(None if end == math.inf else end, list(hook)))
             on_end(end)
         coming = [left - mark - _MOVED for mark in MARKS if left - mark > _MOVED]
         await asyncio.sleep(min([*coming, _until_round(time.monotonic())]))

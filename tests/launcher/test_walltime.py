@@ -1,7 +1,6 @@
 """The time before a job's end, as a launcher tells it."""
 
 import asyncio
-import math
 import pathlib
 import time
 
@@ -17,14 +16,14 @@ IN_TIME = MARKS[-1] + 5  # it is still to come when a launcher that is busy hear
 PASSED = MARKS[-1] - 10
 
 
-def _marks(*ends: float) -> list[float]:
-    """Set an alarm to ends that are so many seconds from now, and return the marks that come at once."""
+def _marks(*ends: float | None) -> list[float]:
+    """Set an alarm to ends that are so many seconds from now, None for no limit; return the marks that come at once."""
 
     async def use() -> list[float]:
         seen: list[float] = []
         alarm = Alarm(asyncio.get_running_loop(), seen.append)
         for end in ends:
-            alarm.set(time.time() + end)
+            alarm.set(None if end is None else time.time() + end)
         await asyncio.sleep(0.5)
         alarm.cancel()
         return seen
@@ -43,18 +42,35 @@ def test_a_mark_that_has_passed_is_not_told() -> None:
 
 def test_an_end_that_is_put_off_is_told_at_its_new_time() -> None:
     assert _marks(SOON, 3600) == []
-    assert _marks(SOON, math.inf) == []
+    assert _marks(SOON, None) == []
 
 
 @pytest.mark.parametrize("left", [250.0, 30.0])
 def test_an_end_that_comes_nearer_past_marks_is_told_at_once_with_the_time_left(left: float) -> None:
-    (told,) = _marks(math.inf, left)
+    (told,) = _marks(None, left)
     assert left - 5 < told <= left
 
 
 def test_an_end_that_comes_nearer_and_passes_no_mark_is_told_in_time() -> None:
     assert _marks(3600, 1000) == []
     assert _marks(MARKS[-1] - 5, MARKS[-1] - 15) == []
+
+
+def test_a_launcher_tells_no_end_once_the_job_has_no_limit(short: pathlib.Path) -> None:
+    async def use() -> None:
+        async with Launched(short, ipykernel()) as launched:
+            await launched.connect()
+            await launched.event(KernelReady)
+            launched.order(Walltime(time.time() + IN_TIME, []))
+            launched.order(Walltime(None, []))
+            await asyncio.sleep(IN_TIME - MARKS[-1] + 1)
+            assert await launched.printed("print('on')") == "on\n"
+            assert not [event for event in launched.events if isinstance(event, TimeLeft)]
+            await launched.end_input()
+            _, stderr = await launched.ended()
+            assert "Traceback" not in stderr, stderr
+
+    asyncio.run(use())
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from farkernel.launcher import protocol
 from farkernel.launcher.protocol import Walltime
 from farkernel.provisioners import watch
 from farkernel.provisioners.remote import Remote
@@ -56,7 +57,8 @@ class Link:
         return self._clock.now < self._until
 
     def order(self, order: Walltime) -> None:
-        self.orders.append((self._clock.now, order.end))
+        arrives = protocol.decode(protocol.encode(order), Walltime)
+        self.orders.append((self._clock.now, math.inf if arrives.end is None else arrives.end))
 
 
 @pytest.fixture
