@@ -53,7 +53,7 @@ async def test_a_kernel_is_shown_and_cancelled(cluster: Site, login: Login, on_l
 async def test_what_a_laptop_that_was_killed_leaves_is_cleaned(
     cluster: Site, login: Login, on_laptop: OnLaptop
 ) -> None:
-    saw = await on_laptop("clean", spec=login(job={"orphan_timeout": "10m"}), checkout=str(CHECKOUT))
+    saw = await on_laptop("clean", spec=login(job={"orphan_timeout": "1m"}), checkout=str(CHECKOUT))
 
     (row,) = json.loads(saw["ps"]["stdout"])
     assert row["orphan"]
