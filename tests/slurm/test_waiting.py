@@ -133,6 +133,7 @@ async def test_the_user_cancels_the_job(specs: Specs) -> None:
 async def test_many_jobs_are_asked_about_at_once(specs: Specs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls, wrapper = tmp_path / "calls", tmp_path / "bin/squeue"
     wrapper.parent.mkdir()
+    calls.touch()
     wrapper.write_text(f'#!/bin/sh\necho "$@" >> {calls}\nexec /usr/bin/squeue "$@"\n')
     wrapper.chmod(0o755)
     name = specs(slurm={"qos": "regular"})
