@@ -34,8 +34,9 @@ async def interrupted(manager: Any, client: Client, work: str) -> None:
     """Interrupt a cell that does this: it ends with the error that users know, in the same kernel and job."""
     await client.run(f"{IMPORTS}; kept = 1")
     job = jobs()
-    cell = await client.send(f"print('on', flush=True)\n{work}").prints("on")
-    await asyncio.sleep(0.3)  # it is in the middle of it
+    # ipykernel's thread sends what was flushed a moment later, and gets no turn once C code keeps the interpreter
+    cell = await client.send(f"print('on', flush=True); time.sleep(0.2)\n{work}").prints("on")
+    await asyncio.sleep(0.5)  # it is in the middle of it
     await manager.interrupt_kernel()
     await cell.done()
     assert cell.errors == ["KeyboardInterrupt: "]
