@@ -8,7 +8,7 @@ import pytest
 from tests.cluster import Site
 from tests.cluster.site import LOGIN
 from tests.faults.switches import NODE, SLURMD, cable_pulled, meanwhile, no_way_in, pids, slurmd_timeout
-from tests.slurm.helpers import KEEPS_ALL, PATIENCE, Cell, Client, Specs, busy, eventually, gone, jobs, kernel, server
+from tests.slurm.helpers import PATIENCE, Cell, Client, Specs, busy, eventually, flood, gone, jobs, kernel, server
 
 pytestmark = pytest.mark.usefixtures("cluster", "whole")
 
@@ -28,13 +28,6 @@ def whole(cluster: Site, no_directories_left: None) -> Iterator[None]:
 RATE = 1000
 LARGE = 8_000_000
 
-FLOOD = f"""{KEEPS_ALL}
-import time
-for number in range({{seconds}} * {{rate}}):
-    print(number, flush=True)
-    if number % 20 == 19:
-        time.sleep(16 / {{rate}})
-"""
 
 LARGE_ONES = """
 import time
@@ -88,7 +81,7 @@ async def test_a_thousand_messages_a_second(specs: Specs, cluster: Site, host: s
     async with kernel(specs(slurm=ON_NODE)) as (_, client):
         await client.run("kept = 42")
         job = jobs()
-        cell = await client.send(FLOOD.format(seconds=seconds + 5, rate=RATE)).prints("999\n")
+        cell = await client.send(flood(seconds + 5, RATE)).prints("999\n")
         await cut(cluster, host, seconds)
         await finished(client, cell)
         assert cell.stdout.split() == [str(number) for number in range((seconds + 5) * RATE)]
@@ -108,7 +101,7 @@ async def test_a_thousand_messages_a_second_from_a_node_that_lets_nobody_in(
         kernel(specs(slurm=ON_NODE, launcher={"connect": "login"})) as (_, client),
     ):
         await client.run("kept = 42")
-        cell = await client.send(FLOOD.format(seconds=15, rate=RATE)).prints("999\n")
+        cell = await client.send(flood(15, RATE)).prints("999\n")
         await cut(cluster, host, 10)
         await finished(client, cell)
         assert cell.stdout.split() == [str(number) for number in range(15 * RATE)]
@@ -151,7 +144,7 @@ async def test_requests_and_interrupts_that_are_made_meanwhile(specs: Specs, clu
 async def test_a_cable_that_is_loose(specs: Specs, cluster: Site) -> None:
     """It is out and in again, for less and for more than it takes the link to notice."""
     async with kernel(specs(slurm=ON_NODE)) as (_, client):
-        cell = await client.send(FLOOD.format(seconds=25, rate=RATE)).prints("999\n")
+        cell = await client.send(flood(25, RATE)).prints("999\n")
         for seconds in (0.2, 1, 3, 0.1, 6, 0.5):
             await cut(cluster, LOGIN, seconds)
             await asyncio.sleep(0.5)

@@ -8,7 +8,6 @@ import pathlib
 import re
 import signal
 import sys
-import textwrap
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -300,18 +299,41 @@ def test_a_kernel_that_ends_meanwhile_leaves_nothing_to_the_next(short: pathlib.
     asyncio.run(use())
 
 
-PRINTS = textwrap.dedent("""
-    import pathlib, time
-    print("begun", flush=True)
-    while not pathlib.Path({stopped!r}).exists():
-        time.sleep(0.01)
-    for number in range(5000):
-        print(number, flush=True)
-    pathlib.Path({printed!r}).touch()
-    while pathlib.Path({stopped!r}).exists():
-        time.sleep(0.01)
-    print("end")
-""")
+UNREAD = """
+import pathlib, time
+print("begun", flush=True)
+while not pathlib.Path({stopped!r}).exists():
+    time.sleep(0.01)
+{publishes}
+pathlib.Path({done!r}).touch()
+while pathlib.Path({stopped!r}).exists():
+    time.sleep(0.01)
+{then}
+"""
+
+
+async def unread(
+    launched: Launched, directory: pathlib.Path, publishes: str, *, kind: str, read: int, then: str = ""
+) -> str:
+    """Run code that publishes while the launcher stands still; return the request once it is idle.
+
+    :param kind: what it publishes; more than `read` of it arrive
+    :param then: code that follows then
+    """
+    stopped, done = directory / "stopped", directory / "done"
+    cell = UNREAD.format(stopped=str(stopped), publishes=publishes, done=str(done), then=then)
+    request = launched.execute(cell)
+    await until(lambda: launched.answers(request, "stream"))
+    os.kill(launched.process.pid, signal.SIGSTOP)
+    try:
+        stopped.touch()
+        await until(done.exists)
+    finally:
+        os.kill(launched.process.pid, signal.SIGCONT)
+    await until(lambda: len(launched.answers(request, kind)) > read)
+    stopped.unlink()
+    await is_idle(launched, request)
+    return request
 
 
 def test_results_that_are_not_published_are_not_missing(short: pathlib.Path) -> None:
@@ -335,21 +357,11 @@ def test_results_that_are_not_published_are_not_missing(short: pathlib.Path) -> 
 
 
 def test_what_a_real_kernel_drops_in_the_middle_is_counted(short: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    stopped, printed = tmp_path / "stopped", tmp_path / "printed"
+    prints = "for number in range(5000): print(number, flush=True)"
 
     async def use() -> None:
         async with started(short, ipykernel()) as launched:
-            request = launched.execute(PRINTS.format(stopped=str(stopped), printed=str(printed)))
-            await until(lambda: launched.answers(request, "stream"))
-            os.kill(launched.process.pid, signal.SIGSTOP)
-            try:
-                stopped.touch()
-                await until(printed.exists)
-            finally:
-                os.kill(launched.process.pid, signal.SIGCONT)
-            await until(lambda: len(launched.answers(request, "stream")) > 900)
-            stopped.unlink()
-            await is_idle(launched, request)
+            request = await unread(launched, tmp_path, prints, kind="stream", read=900, then="print('end')")
             streams = [message.content for message in launched.answers(request, "stream")]
             lines = "".join(stream["text"] for stream in streams if stream["name"] == "stdout").split()
             assert lines[-1] == "end"
@@ -363,41 +375,18 @@ def test_what_a_real_kernel_drops_in_the_middle_is_counted(short: pathlib.Path, 
     asyncio.run(use())
 
 
-SHOWS = textwrap.dedent("""
-    import pathlib, time
-    print("begun", flush=True)
-    while not pathlib.Path({stopped!r}).exists():
-        time.sleep(0.01)
-    for number in range(2000):
-        display("x" * 20_000)
-    pathlib.Path({printed!r}).touch()
-    while pathlib.Path({stopped!r}).exists():
-        time.sleep(0.01)
-""")
-
-
 def test_what_a_real_kernel_drops_though_little_has_come_since_it_was_quiet_is_counted(
     short: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     """Its queue gets the room of what was sent back for 500 messages at a time."""
-    stopped, printed = tmp_path / "stopped", tmp_path / "printed"
+    shows = "for number in range(2000): display('x' * 20_000)"
 
     async def use() -> None:
         async with started(short, ipykernel()) as launched:
             before = launched.execute("for number in range(290): display(number)")
             await is_idle(launched, before)
             await asyncio.sleep(5)  # two looks
-            request = launched.execute(SHOWS.format(stopped=str(stopped), printed=str(printed)))
-            await until(lambda: launched.answers(request, "stream"))
-            os.kill(launched.process.pid, signal.SIGSTOP)
-            try:
-                stopped.touch()
-                await until(printed.exists)
-            finally:
-                os.kill(launched.process.pid, signal.SIGCONT)
-            await until(lambda: len(launched.answers(request, "display_data")) > 600)
-            stopped.unlink()
-            await is_idle(launched, request)
+            request = await unread(launched, tmp_path, shows, kind="display_data", read=600)
             shown = len(launched.answers(request, "display_data"))
             (text,) = said(launched, request)
             assert 0 <= count(text) - (2000 - shown) <= 1  # its reply may be on its way

@@ -268,6 +268,18 @@ _keep_all()
 """
 """Code that has ipykernel drop nothing: its own queue holds a thousand messages, and a launcher may stand still."""
 
+
+def flood(seconds: int, rate: int) -> str:
+    """Return code that prints so many numbers a second, and keeps them all until they are read."""
+    return f"""{KEEPS_ALL}
+import time
+for number in range({seconds} * {rate}):
+    print(number, flush=True)
+    if number % 20 == 19:
+        time.sleep(16 / {rate})
+"""
+
+
 SLEEPS = "print('sleeps', flush=True); import time; time.sleep(600)"
 
 

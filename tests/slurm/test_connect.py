@@ -13,7 +13,7 @@ from tests.cluster import Site
 from tests.cluster.site import CHECKOUT, LOGIN
 from tests.gateways import assert_worked
 from tests.slurm.helpers import PATIENCE, Specs, eventually, jobs
-from tests.slurm.test_edge import ADDRESS, FLOOD, NODES, bell, break_ssh, on_host, processes, ssh_alone
+from tests.slurm.test_edge import ADDRESS, NODES, bell, on_host, processes, ssh_alone, ssh_lost_in_a_flood
 
 __all__ = ["ssh_alone"]
 
@@ -79,19 +79,7 @@ async def test_a_lab_on_a_laptop(cluster: Site, on_laptop: OnLaptop) -> None:
 
 
 async def test_ssh_is_lost_in_the_middle_of_a_cell(cluster: Site, on_laptop: OnLaptop) -> None:
-    seconds = 40  # each time, a connection may take a while to come back
-    async with bell() as one:
-        code = FLOOD.format(seconds=seconds, rate=RATE)
-        story = asyncio.create_task(on_laptop("flood", code=code, bell=one.place))
-        async with one.rung(story):
-            job = jobs()
-            await asyncio.to_thread(break_ssh, cluster)
-        for _ in range(2):
-            await asyncio.sleep(4)
-            await asyncio.to_thread(break_ssh, cluster)
-        assert jobs() == job
-        saw = await story
-    assert saw["stdout"].split() == [str(number) for number in range(seconds * RATE)]
+    saw = await ssh_lost_in_a_flood(cluster, on_laptop, rate=RATE)
     assert saw["errors"] == []
     assert saw["after"] == "42\n"
     await nothing_left(cluster)

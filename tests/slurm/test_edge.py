@@ -5,7 +5,7 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,19 +13,12 @@ import pytest
 
 from tests.cluster import Site
 from tests.cluster.site import CHECKOUT, HOSTS, LOGIN, Role
-from tests.slurm.helpers import KEEPS_ALL, PATIENCE, Specs, eventually, jobs
+from tests.slurm.helpers import PATIENCE, Specs, eventually, flood, jobs
 from tests.slurm.squeue import Occupation
 
 ADDRESS = HOSTS[LOGIN].address
 NODES = [spec.address for spec in HOSTS.values() if spec.role is Role.COMPUTE]
 RATE = 1000
-FLOOD = f"""{KEEPS_ALL}
-import time
-for number in range({{seconds}} * {{rate}}):
-    print(number, flush=True)
-    if number % 20 == 19:
-        time.sleep(16 / {{rate}})
-"""
 
 
 class OnLaptop(Protocol):
@@ -120,6 +113,25 @@ def break_ssh(site: Site) -> None:
     on_host(site, LOGIN, "until pkill -KILL -u alice -x sshd; do sleep 0.1; done")
 
 
+async def ssh_lost_in_a_flood(
+    site: Site, on_laptop: Callable[..., Awaitable[Any]], *, rate: int, **details: object
+) -> Any:
+    """Lose ssh three times while a cell prints: all of it arrives, from the same job. Return what alice saw."""
+    seconds = 40  # each time, a connection may take a while to come back
+    async with bell() as one:
+        story = asyncio.ensure_future(on_laptop("flood", code=flood(seconds, rate), bell=one.place, **details))
+        async with one.rung(story):
+            job = jobs()
+            await asyncio.to_thread(break_ssh, site)
+        for _ in range(2):
+            await asyncio.sleep(4)
+            await asyncio.to_thread(break_ssh, site)
+        assert jobs() == job
+        saw = await story
+    assert saw["stdout"].split() == [str(number) for number in range(seconds * rate)]
+    return saw
+
+
 async def nothing_left(site: Site) -> None:
     """Wait until nothing of the kernel is there; the directories are the fixture's."""
     await eventually(lambda: not jobs())
@@ -153,19 +165,7 @@ async def test_a_notebook_on_a_laptop(cluster: Site, login: Callable[..., dict[s
 async def test_ssh_is_lost_in_the_middle_of_a_cell(
     cluster: Site, login: Callable[..., dict[str, Any]], on_laptop: OnLaptop
 ) -> None:
-    seconds = 40  # each time, a connection may take a while to come back
-    async with bell() as one:
-        code = FLOOD.format(seconds=seconds, rate=RATE)
-        story = asyncio.create_task(on_laptop("flood", spec=login(), code=code, bell=one.place))
-        async with one.rung(story):
-            job = jobs()
-            await asyncio.to_thread(break_ssh, cluster)
-        for _ in range(2):
-            await asyncio.sleep(4)
-            await asyncio.to_thread(break_ssh, cluster)
-        assert jobs() == job
-        saw = await story
-    assert saw["stdout"].split() == [str(number) for number in range(seconds * RATE)]
+    saw = await ssh_lost_in_a_flood(cluster, on_laptop, rate=RATE, spec=login())
     assert saw["after"] == "42"
     await nothing_left(cluster)
 

@@ -21,9 +21,9 @@ from tests.cluster.site import LOGIN
 from tests.gateways import Client, Gateway
 from tests.slurm import intruder
 from tests.slurm import test_connect as connecting
-from tests.slurm.helpers import PATIENCE, Specs, eventually, jobs, kernel, slurm
+from tests.slurm.helpers import PATIENCE, Specs, eventually, flood, jobs, kernel, slurm
 from tests.slurm.test_connect import on_laptop as with_lab
-from tests.slurm.test_edge import FLOOD, OnLaptop, bell, login, nothing_left, on_laptop, ssh_alone
+from tests.slurm.test_edge import OnLaptop, bell, login, nothing_left, on_laptop, ssh_alone
 from tests.slurm.test_enterprise_gateway import client, gateway
 from tests.slurm.test_farkernel_gateway import told
 
@@ -147,7 +147,7 @@ async def test_a_kernel_of_a_laptop(cluster: Site, login: Callable[..., dict[str
 
 async def test_a_kernel_of_farkernel_connect(cluster: Site, with_lab: connecting.OnLaptop) -> None:
     async with bell() as one:
-        code = FLOOD.format(seconds=30, rate=connecting.RATE)
+        code = flood(30, connecting.RATE)
         story = asyncio.create_task(with_lab("flood", code=code, bell=one.place))
         async with one.rung(story):
             await assert_closed(cluster, ON_NODE, {"srun's own": 1}, {BY_TOKEN: 1}, ours=one.place[1])
