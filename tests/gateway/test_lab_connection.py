@@ -40,6 +40,7 @@ async def _page(gateways: Gateways, home: Path, *, by_hand: bool = False) -> Asy
             await lab.ready()
             kernel = await create(lab, "far")
             async with lab.page(kernel) as page:
+                await page.run("1")  # the first cell may show what it waits for
                 yield page
 
 
