@@ -10,9 +10,10 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.demo
 	$(BIN)/farkernel demo
 
-# The fast tests, then those of the cluster: the last line says how many of these ran.
+# The fast tests, then those of the cluster: the last line says how many of these ran. A test that fails, as one of few,
+# is run once more.
 test: test-pythons
-	$(BIN)/python -m pytest --only-cluster
+	$(BIN)/python -m tests.again --only-cluster
 
 test-fast: $(VENV)/.dev
 	$(BIN)/python -m pytest --no-cluster

@@ -12,7 +12,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.pythons import ROOT, find
+from tests.again import ROOT
+from tests.pythons import find
 
 VERSION = "3.11"
 _FOLDER = ROOT / ".venv-gateway"

@@ -4,16 +4,15 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from itertools import dropwhile
 from pathlib import Path
 
+from tests.again import ROOT, Suite, run
 from tests.cluster import packages
 from tests.cluster.site import UnavailableError
 
 SUPPORTED = ("3.11", "3.12", "3.13")
-ROOT = Path(__file__).parent.parent
 
 
 def _candidates(version: str) -> Iterator[Path]:
@@ -53,25 +52,16 @@ def environment(version: str) -> Path | None:
     return folder / "bin/python"
 
 
-def run(version: str, python: Path) -> list[str]:
-    """Run them on one interpreter, and show what they print; return the lines of the failures, none if they passed."""
-    command = [str(python), "-m", "pytest", "--quiet", "--no-cluster"]
+def _suite(version: str, python: Path, caches: Path) -> Suite:
+    options = ["--quiet", "--no-cluster"]
     if python != Path(sys.executable):
-        command += ["--ignore=tests/slurm", "--ignore=tests/faults"]  # they need what only `dev` has
-        command += ["--ignore=tests/gateway"]  # it has an interpreter of its own
-    lines = []
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as tests:
-        assert tests.stdout
-        for line in tests.stdout:
-            lines.append(f"{version}: {line}")
-            print(lines[-1], end="", flush=True)
-    if tests.returncode == 0:
-        return []
-    return list(dropwhile(lambda line: "= FAILURES =" not in line and "= ERRORS =" not in line, lines)) or lines
+        options += ["--ignore=tests/slurm", "--ignore=tests/faults"]  # they need what only `dev` has
+        options += ["--ignore=tests/gateway"]  # it has an interpreter of its own
+    return Suite(python, options, caches / version, prefix=f"{version}: ")
 
 
 def main() -> int:
-    """Run them; return the number of interpreters on which they failed."""
+    """Run them; return a process's exit code."""
     try:
         packages.install()
     except UnavailableError as error:
@@ -80,13 +70,9 @@ def main() -> int:
     for version, python in environments.items():
         if python is None:
             print(f"Python {version} is not installed: the fast tests do not run on it", flush=True)
-    # They mostly wait for processes of theirs: one after the other they would take two to three times as long.
-    with ThreadPoolExecutor(len(SUPPORTED)) as pool:
-        runs = [pool.submit(run, version, python) for version, python in environments.items() if python]
-        failures = [lines for done in as_completed(runs) if (lines := done.result())]
-    for lines in failures:  # once more: by now they stand far above, among the dots of the others
-        print("".join(lines), end="", flush=True)
-    return len(failures)
+    with tempfile.TemporaryDirectory(prefix="farkernel-tests-") as caches:
+        # They mostly wait for processes of theirs: one after the other they would take two to three times as long.
+        return run([_suite(version, python, Path(caches)) for version, python in environments.items() if python])
 
 
 if __name__ == "__main__":
