@@ -82,6 +82,7 @@ class Kernel:
         self._report = report
         self._ended = ended
         self._exit_code: int | None = None
+        self._telling_end = True
         signer = wire.Signer(order.key.encode(), order.signature_scheme)
         self._probe = _Probe(signer)
         self._losses = Losses(loop, signer, ask=self.send, publish=self._publish)
@@ -111,6 +112,11 @@ class Kernel:
             self.process.signal(signum)
         except PermissionError:
             self._loop.call_later(_NOT_YET, self.signal, signum)
+
+    def end_with_launcher(self) -> None:
+        """Have the process end; the end of the launcher, and its reason, is what the login side has to tell."""
+        self._telling_end = self._exit_code is not None
+        self.signal(signal.SIGTERM)
 
     def send(self, channel: Channel, frames: Frames) -> None:
         """Pass a client's message on to the kernel."""
@@ -168,13 +174,15 @@ class Kernel:
         self._end_timer = self._loop.call_later(seconds, self._end)
 
     def _end(self) -> None:
-        """Take what the kernel has still said, and report its end."""
+        """Take what the kernel has still said, and report its end unless that is ours."""
         assert self._exit_code is not None
         for socket in self._sockets.values():
             socket.receive_all()
         self._on_output()
         self.hold_output(False)
-        self._report(KernelEnded(*self._ids, self._exit_code, self.process.out_of_memory(), self.process.tail_text()))
+        if self._telling_end:
+            memory, words = self.process.out_of_memory(), self.process.tail_text()
+            self._report(KernelEnded(*self._ids, self._exit_code, memory, words))
         self._ended()
 
     def close(self) -> None:

@@ -119,7 +119,7 @@ class Launcher:
 
     async def _end_kernels(self) -> None:
         for kernel in self._kernels.values():
-            kernel.signal(signal.SIGTERM)
+            kernel.end_with_launcher()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_GRACE if self._kernels else 0):
                 await self._no_kernels.wait()

@@ -212,6 +212,8 @@ def test_the_end_leaves_nothing(short: pathlib.Path, how: str) -> None:
             assert await launched.ended() == (UNDISMISSED if how in {"end of input", "SIGUSR2"} else 0, "")
             processes.wait_until_none_runs([kernel, grandchild])
             assert processes.names(short) == []
+            # the reason is not the kernel's: who reads that it ended by a signal would look for it in the kernel
+            assert KernelEnded not in {type(event) for event in launched.events}
 
     asyncio.run(live())
 
