@@ -48,6 +48,7 @@ from tests.launcher import garbage, processes
 from tests.launcher.ends import until
 from tests.patience import PATIENCE
 from tests.ports import free_port
+from tests.servers import shut_down
 
 MARK = "FARKERNEL_TEST"
 IPYKERNEL = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
@@ -690,7 +691,7 @@ async def _server() -> AsyncIterator[tuple[AsyncMultiKernelManager, str, Noteboo
     try:
         yield managers, kernel_id, notebook
     finally:
-        await managers.shutdown_all(now=True)
+        await shut_down(managers)
         notebook.client.stop_channels()
 
 

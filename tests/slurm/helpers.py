@@ -18,6 +18,7 @@ from jupyter_core.paths import jupyter_runtime_dir
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 
 from farkernel.provisioners.errors import FarkernelError
+from tests.servers import shut_down
 
 Message = dict[str, Any]
 T = TypeVar("T")
@@ -254,7 +255,7 @@ async def server() -> AsyncIterator[AsyncMappingKernelManager]:
     try:
         yield manager
     finally:
-        await manager.shutdown_all(now=True)
+        await shut_down(manager)
         # left to the garbage collector it would wait, without end, for messages to kernels that are gone
         manager.context.destroy(linger=0)
 
