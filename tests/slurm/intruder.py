@@ -105,13 +105,16 @@ def _errno(endpoint: str) -> int:
 # ---- plain TCP ----
 
 
-def speak(address: str, port: int, said: str) -> dict[str, Any]:
-    """Connect without ZeroMQ, say some bytes (Latin-1), and return all that is answered."""
+def speak(address: str, port: int, said: str, patience: float = 1) -> dict[str, Any]:
+    """Connect without ZeroMQ, say some bytes (Latin-1), and return all that is answered.
+
+    :param patience: seconds of silence after which nothing more is to come
+    """
     heard = b""
     try:
         with socket.create_connection((address, port), timeout=10) as plain:
             plain.sendall(said.encode("latin-1"))
-            plain.settimeout(1)
+            plain.settimeout(patience)
             while data := plain.recv(65536):
                 heard += data
     except ConnectionRefusedError:

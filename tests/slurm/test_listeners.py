@@ -155,7 +155,8 @@ async def test_a_kernel_of_farkernel_connect(cluster: Site, with_lab: connecting
             assert len({port for _, port in laptop.by_token}) == 2  # JupyterLab's, and the gateway's
             for address, port in laptop.by_token:
                 said = f"GET /api/kernels HTTP/1.1\r\nHost: {address}:{port}\r\nConnection: close\r\n\r\n"
-                heard = try_as(cluster, "bob", LAPTOP, "speak", address=address, port=port, said=said)
+                place = {"address": address, "port": port}
+                heard = try_as(cluster, "bob", LAPTOP, "speak", **place, said=said, patience=PATIENCE)
                 assert heard["heard"].startswith("HTTP/1.1 403")
             assert Reached(cluster, LOGIN, "", one.place[1]).private
         await story
