@@ -97,7 +97,7 @@ async def test_the_kernelspecs_variables_are_seen_inside_and_the_hosts_python_is
 async def test_no_value_is_in_a_command_line(specs: Specs, runtime: str, cluster: Site) -> None:
     async with kernel(spec(specs, runtime, env={"TOKEN": "s3cret-of-alice"})) as (_, client):
         node = (await client.run("import platform; print(platform.node())")).stdout.strip()
-        lines = await asyncio.to_thread(cluster.run, node, "root", ["ps", "-e", "-o", "args"])
+        lines = await asyncio.to_thread(cluster.run, node, "root", ["ps", "-ww", "-e", "-o", "args"])
         assert "ipykernel_launcher" in lines.stdout
         assert "s3cret-of-alice" not in lines.stdout
 

@@ -46,7 +46,7 @@ async def test_no_secret_is_in_a_command_line(specs: Specs) -> None:
     """Every user of a host sees all command lines."""
     async with kernel(specs()) as (manager, client):
         command_lines = "import glob; print([open(file).read() for file in glob.glob('/proc/[0-9]*/cmdline')])"
-        for shown in ((await client.run(command_lines)).stdout, slurm("ps", "-eo", "args")):
+        for shown in ((await client.run(command_lines)).stdout, slurm("ps", "-ww", "-eo", "args")):
             assert "farkernel" in shown or "ipykernel" in shown
             assert manager.session.key.decode() not in shown
 
