@@ -285,7 +285,7 @@ class Connection:
             log.warning("farkernel: the ssh connection to %s is back", self.host)
 
     async def _make_anew(self) -> None:
-        pause = 0.0
+        pause, answered = 0.0, False
         while True:
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311
             pause = min(max(2 * pause, _SHORTEST), _LONGEST)
@@ -294,8 +294,10 @@ class Connection:
                 await self._make(questions)
             except LoginFailed as error:
                 before, self.why_lost = self.why_lost, error.what.rstrip(".")
-                if pause >= _LONGEST and not isinstance(error, LoginDenied) and await answers(self._address):
-                    self._address = None  # by its name it may be found elsewhere, or another one of several
+                if pause >= _LONGEST and not isinstance(error, LoginDenied):
+                    before_that, answered = answered, await answers(self._address)
+                    if answered and before_that:  # and it was not just coming up
+                        self._address = None  # by its name it may be found elsewhere, or another one of several
                 if isinstance(error, (LoginDenied, HostKeyChanged)):
                     pause = _LONGEST  # each attempt counts for who watches over failed logins
                     if self.why_lost != before and not questions.asked:  # it does not mend itself
