@@ -89,15 +89,18 @@ async def test_an_interrupt_of_a_kernel_that_does_nothing(specs: Specs) -> None:
 
 
 async def test_many_interrupts_of_one_cell(specs: Specs) -> None:
-    """Pressed again and again, as impatient people do."""
+    """Pressed again and again, as impatient people do.
+
+    The cell itself may lose its reply: two of 180 did in kernels without farkernel, as ipykernel was interrupted once
+    more while it answered.
+    """
     async with kernel(specs()) as (manager, client):
         await client.run("import time; kept = 1")
         for _ in range(4):
-            cell = await client.send("print('on', flush=True); time.sleep(600)").prints("on")
+            await client.send("print('on', flush=True); time.sleep(600)").prints("on")
             for _ in range(5):
                 await manager.interrupt_kernel()
-            await cell.done()
-            await client.run_anew("pass")  # the next one might come too soon
+            await client.run_anew("pass")  # it would wait for the sleep
         assert (await client.run_anew("kept")).result == "1"
 
 
