@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.cluster.site import CHECKOUT
 
 FEW = 3
 """Tests that run again; if more have failed, something is broken."""
@@ -26,54 +26,60 @@ class Suite:
     """Some tests on one interpreter.
 
     :param options: pytest's
-    :param cache: a directory of their own, in which pytest notes what failed
     :param prefix: of each line that they print
     :param root: where they are
     """
 
     python: Path
     options: Sequence[str]
-    cache: Path
     prefix: str = ""
-    root: Path = ROOT
+    root: Path = CHECKOUT
 
-    def run(self, *options: str) -> int:
-        """Run them and show what they print; return pytest's exit code."""
-        command = [str(self.python), "-m", "pytest", *self.options, "-o", f"cache_dir={self.cache}", *options]
+    def run(self, cache: Path, *more: str) -> int:
+        """Run them and show what they print; return pytest's exit code.
+
+        :param cache: a directory of their own, in which pytest notes what failed
+        :param more: of pytest's options
+        """
+        command = [str(self.python), "-m", "pytest", *self.options, "-o", f"cache_dir={cache}", *more]
         output = (subprocess.PIPE, subprocess.STDOUT) if self.prefix else (None, None)
         with subprocess.Popen(command, cwd=self.root, stdout=output[0], stderr=output[1], text=True) as tests:
             for line in tests.stdout or ():
                 print(f"{self.prefix}{line}", end="", flush=True)
         return tests.returncode
 
-    def run_failed(self) -> int:
+    def run_failed(self, cache: Path) -> int:
         """Run those that failed once more, if they are few, and name them; return pytest's exit code."""
-        failed, code = self._failed(), int(pytest.ExitCode.TESTS_FAILED)
+        failed = _failed(cache)
         if not 0 < len(failed) <= FEW:
             for name in failed:
                 print(f"{self.prefix}Failed: {name}", flush=True)
-            return code
+            return pytest.ExitCode.TESTS_FAILED
         print(f"{self.prefix}Once more what failed:", flush=True)
-        code, again = self.run("--last-failed"), self._failed()
+        code, again = self.run(cache, "--last-failed"), _failed(cache)
         for name in failed:
             verdict = "Failed twice" if name in again else "Failed, and passed when run again"
             print(f"{self.prefix}{verdict}: {name}", flush=True)
         return code
 
-    def _failed(self) -> list[str]:
-        noted = self.cache / "v/cache/lastfailed"
-        return list(json.loads(noted.read_text())) if noted.exists() else []
+
+def _failed(cache: Path) -> list[str]:
+    noted = cache / "v/cache/lastfailed"
+    return list(json.loads(noted.read_text())) if noted.exists() else []
 
 
 def run(suites: Sequence[Suite]) -> int:
     """Run them at once, then one after the other what failed; return a process's exit code."""
-    with ThreadPoolExecutor(len(suites)) as pool:
-        codes = list(pool.map(Suite.run, suites))
-    failed = int(pytest.ExitCode.TESTS_FAILED)
-    codes = [suite.run_failed() if code == failed else code for suite, code in zip(suites, codes, strict=True)]
+    with tempfile.TemporaryDirectory(prefix="farkernel-tests-") as folder:
+        caches = [Path(folder, str(number)) for number in range(len(suites))]
+        with ThreadPoolExecutor() as pool:  # of five threads or more
+            codes = list(pool.map(Suite.run, suites, caches))
+        codes = [
+            suite.run_failed(cache) if code == pytest.ExitCode.TESTS_FAILED else code
+            for suite, cache, code in zip(suites, caches, codes, strict=True)
+        ]
     return next((code for code in codes if code), 0)  # that of one that was killed is negative
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(prefix="farkernel-tests-") as folder:
-        sys.exit(run([Suite(Path(sys.executable), sys.argv[1:], Path(folder))]))
+    sys.exit(run([Suite(Path(sys.executable), sys.argv[1:])]))

@@ -12,11 +12,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.again import ROOT
+from tests.cluster.site import CHECKOUT
 from tests.pythons import find
 
 VERSION = "3.11"
-_FOLDER = ROOT / ".venv-gateway"
+_FOLDER = CHECKOUT / ".venv-gateway"
 _GATEWAY = "jupyter_enterprise_gateway>=3.2,<4"
 _PACKAGES = ("kernelspecs", "launcher", "provisioners")
 _FILES = ("pyproject.toml", "README.md", "LICENSE")
@@ -34,7 +34,7 @@ def gateway_python() -> Path | None:
     base = sys.executable if f"{sys.version_info[0]}.{sys.version_info[1]}" == VERSION else find(VERSION)
     if base is None:
         return None
-    with (ROOT / "pyproject.toml").open() as lock:
+    with (CHECKOUT / "pyproject.toml").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         _make(Path(base))
     python = _FOLDER / "bin/python"
@@ -61,9 +61,9 @@ def _make(base: Path) -> None:
 def _wheel(folder: Path) -> Path:
     copy = folder / "tree"
     for package in _PACKAGES:
-        shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(CHECKOUT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
     for name in _FILES:
-        shutil.copy(ROOT / name, copy)
+        shutil.copy(CHECKOUT / name, copy)
     _run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(copy))
     (wheel,) = folder.glob("*.whl")
     return wheel
@@ -72,14 +72,15 @@ def _wheel(folder: Path) -> Path:
 def _digest() -> str:
     digest = hashlib.sha256(_GATEWAY.encode())
     for file in sorted(_files()):
-        digest.update(f"{file.relative_to(ROOT)}\0".encode() + file.read_bytes())
+        digest.update(f"{file.relative_to(CHECKOUT)}\0".encode() + file.read_bytes())
     return digest.hexdigest()
 
 
 def _files() -> Iterator[Path]:
-    yield from (ROOT / name for name in _FILES)
+    yield from (CHECKOUT / name for name in _FILES)
     for package in _PACKAGES:
-        yield from (file for file in (ROOT / package).rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+        files = (CHECKOUT / package).rglob("*")
+        yield from (file for file in files if file.is_file() and "__pycache__" not in file.parts)
 
 
 def _run(*argv: str) -> None:

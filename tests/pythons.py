@@ -4,13 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.again import ROOT, Suite, run
+from tests.again import Suite, run
 from tests.cluster import packages
-from tests.cluster.site import UnavailableError
+from tests.cluster.site import CHECKOUT, UnavailableError
 
 SUPPORTED = ("3.11", "3.12", "3.13")
 
@@ -42,22 +41,22 @@ def environment(version: str) -> Path | None:
     python = find(version)
     if python is None:
         return None
-    folder = ROOT / f".venv-{version}"
+    folder = CHECKOUT / f".venv-{version}"
     stamp = folder / ".test"
-    if not stamp.exists() or stamp.stat().st_mtime < (ROOT / "pyproject.toml").stat().st_mtime:
+    if not stamp.exists() or stamp.stat().st_mtime < (CHECKOUT / "pyproject.toml").stat().st_mtime:
         subprocess.run([str(python), "-m", "venv", str(folder)], check=True)
-        install = [str(folder / "bin/python"), "-m", "pip", "install", "--quiet", "--editable", f"{ROOT}[test]"]
+        install = [str(folder / "bin/python"), "-m", "pip", "install", "--quiet", "--editable", f"{CHECKOUT}[test]"]
         subprocess.run(install, check=True)
         stamp.touch()
     return folder / "bin/python"
 
 
-def _suite(version: str, python: Path, caches: Path) -> Suite:
+def _suite(version: str, python: Path) -> Suite:
     options = ["--quiet", "--no-cluster"]
     if python != Path(sys.executable):
         options += ["--ignore=tests/slurm", "--ignore=tests/faults"]  # they need what only `dev` has
         options += ["--ignore=tests/gateway"]  # it has an interpreter of its own
-    return Suite(python, options, caches / version, prefix=f"{version}: ")
+    return Suite(python, options, prefix=f"{version}: ")
 
 
 def main() -> int:
@@ -70,9 +69,8 @@ def main() -> int:
     for version, python in environments.items():
         if python is None:
             print(f"Python {version} is not installed: the fast tests do not run on it", flush=True)
-    with tempfile.TemporaryDirectory(prefix="farkernel-tests-") as caches:
-        # They mostly wait for processes of theirs: one after the other they would take two to three times as long.
-        return run([_suite(version, python, Path(caches)) for version, python in environments.items() if python])
+    # They mostly wait for processes of theirs: one after the other they would take two to three times as long.
+    return run([_suite(version, python) for version, python in environments.items() if python])
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ ALWAYS = "def test_always(pytestconfig):\n    (pytestconfig.rootpath / 'runs').o
 @pytest.fixture
 def suite(tmp_path: Path) -> Suite:
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    return Suite(Path(sys.executable), ["--quiet"], tmp_path / "cache", prefix="3.99: ", root=tmp_path)
+    return Suite(Path(sys.executable), ["--quiet"], prefix="3.99: ", root=tmp_path)
 
 
 def test_one_that_passes_the_second_time_is_named_with_what_was_wrong(
@@ -69,10 +69,10 @@ def test_a_run_that_fails_without_a_test_has_failed(suite: Suite) -> None:
 
 def test_tests_that_are_killed_have_not_passed(suite: Suite) -> None:
     (suite.root / "test_it.py").write_text(ALWAYS + "def test_kill():\n    import os\n    os.kill(os.getpid(), 9)\n")
-    passing = Suite(suite.python, ["--quiet", "--version"], suite.root / "other", root=suite.root)
+    passing = Suite(suite.python, ["--quiet", "--version"], root=suite.root)
     assert run([suite, passing]) == -9
 
 
 def test_each_interpreter_runs_its_own_once_more(suite: Suite) -> None:
     (suite.root / "test_it.py").write_text(NEVER)
-    assert run([suite, Suite(suite.python, ["--quiet", "--version"], suite.root / "other", root=suite.root)]) == 1
+    assert run([suite, Suite(suite.python, ["--quiet", "--version"], root=suite.root)]) == 1
