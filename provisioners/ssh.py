@@ -295,8 +295,8 @@ class Connection:
             except LoginFailed as error:
                 before, self.why_lost = self.why_lost, error.what.rstrip(".")
                 if pause >= _LONGEST and not isinstance(error, LoginDenied):
-                    before_that, answered = answered, await answers(self._address)
-                    if answered and before_that:  # and it was not just coming up
+                    answered_before, answered = answered, await answers(self._address)
+                    if answered_before and answered:  # and it was not just coming up
                         self._address = None  # by its name it may be found elsewhere, or another one of several
                 if isinstance(error, (LoginDenied, HostKeyChanged)):
                     pause = _LONGEST  # each attempt counts for who watches over failed logins

@@ -28,7 +28,6 @@ def whole(cluster: Site, no_directories_left: None) -> Iterator[None]:
 RATE = 1000
 LARGE = 8_000_000
 
-
 LARGE_ONES = """
 import time
 from IPython.display import publish_display_data
