@@ -150,7 +150,8 @@ async def test_a_kernel_that_ends_for_a_reason_of_its_own(
 ) -> None:
     name = spec(specs, runtime, argv=[*command, "{connection_file}"])
     with pytest.raises(KernelFailed) as caught:
-        await AsyncKernelManager(kernel_name=name).start_kernel()
+        # seen in the image; of another directory Shifter itself says that it is not there
+        await AsyncKernelManager(kernel_name=name).start_kernel(cwd="/home/alice")
     await eventually(lambda: not jobs())
     assert caught.value.said == said
     assert f"Its kernelspec is {name}, its image {RUNTIMES[runtime]['image']}." in caught.value.what
