@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import signal
+import ssl
 import stat
 import sys
 from importlib.metadata import version
@@ -177,6 +178,15 @@ def _listen(ip: str, port: int, certfile: str, keyfile: str, socket: str) -> dic
             f"Without TLS the token would cross the network to {ip} in clear.",
             hint="Give --certfile and --keyfile, or leave --ip out and connect by ssh.",
         )
+    if certfile:
+        try:  # with the first client it would be too late
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile, password="")
+        except OSError as error:
+            raise GatewayUnusable(
+                f"There can be no TLS with the certificate {certfile} and the key {keyfile}.",
+                said=error.strerror or str(error),
+                hint="Give readable PEM files that belong together, the key without a passphrase.",
+            ) from error
     # a port that somebody has asked for is not to become another one
     return {"ip": ip, "port": port, "port_retries": 0, "certfile": certfile, "keyfile": keyfile}
 

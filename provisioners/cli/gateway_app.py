@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import signal
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -11,6 +12,7 @@ from traitlets.config import Config
 
 from farkernel.provisioners.cli.gateway_output import Connection, Kernels
 from farkernel.provisioners.cli.lab_connection import LARGEST
+from farkernel.provisioners.errors import GatewayUnusable
 
 
 class GatewayApp(ServerApp):
@@ -59,6 +61,9 @@ def config(*, token: str, cull_after: int, cull_connected: bool, allow_root: boo
         "open_browser": False,
         "allow_root": allow_root,
         "answer_yes": True,
+        # A login counts as long as this gateway, and nothing depends on the file that signs those of the user's Jupyter
+        # servers: it stays empty, and anybody can sign, where the disk was full when it was written.
+        "cookie_secret": secrets.token_bytes(32),
         "kernel_manager_class": Kernels,
         "kernel_websocket_connection_class": Connection,
         "tornado_settings": tornado,
@@ -81,8 +86,16 @@ def config(*, token: str, cull_after: int, cull_connected: bool, allow_root: boo
 
 
 def run(settings: Config, on_ready: Callable[[GatewayApp], Awaitable[None]]) -> None:
-    """Run a gateway until a signal ends it and its kernels."""
+    """Run a gateway until a signal ends it and its kernels.
+
+    :raises GatewayUnusable: it cannot listen
+    """
     app = GatewayApp(config=settings)
     app.on_ready = on_ready
-    app.initialize(argv=[], find_extensions=False)
+    try:
+        app.initialize(argv=[], find_extensions=False)
+    except OSError as error:
+        raise GatewayUnusable(
+            "The gateway cannot listen there.", said=str(error), hint="Give --ip an address of this host, or localhost."
+        ) from error
     app.start()

@@ -8,13 +8,16 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
-from tornado.httpclient import HTTPClientError
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
 
 from tests.gateways import tunnel
+from tests.ports import free_port
 from tests.provisioners.cli.conftest import Farkernel, farkernel, home
 from tests.provisioners.conftest import short
 from tests.slurm.gateway_laptop import Lab
@@ -123,6 +126,14 @@ def test_a_directory_that_others_may_enter_is_refused(gateways: Gateways) -> Non
         (["--ip", "0.0.0.0"], "Without TLS the token would cross the network to 0.0.0.0 in clear."),
         (["--port", "80"], "--port, --certfile and --keyfile are for TCP."),
         (["--ip", "0.0.0.0", "--certfile", "c"], "TLS needs a certificate and its key."),
+        (
+            ["--ip", "127.0.0.1", "--certfile", "/no", "--keyfile", "/no"],
+            "no TLS with the certificate /no and the key /no.",
+        ),
+        (
+            ["--ip", "127.0.0.1", "--certfile", __file__, "--keyfile", __file__],
+            "There can be no TLS with",
+        ),
         (["--token-file", "/dev/null"], "Others may read or have made /dev/null."),
         (["--token-file", "/nowhere"], "There is no token in /nowhere."),
     ],
@@ -131,7 +142,34 @@ def test_what_is_not_safe_is_refused(gateways: Gateways, options: list[str], wor
     done = gateways.call("--allow-root", *options)
     assert done.returncode == 1
     assert words in done.stderr
+    assert "Traceback" not in done.stderr
     assert list(gateways.runtime.iterdir()) == []
+
+
+async def test_who_was_logged_in_is_not_so_at_the_next_gateway(gateways: Gateways) -> None:
+    address = ("--ip", "127.0.0.1", "--port", str(free_port()))
+    url = gateways.start(*address)["url"]
+    client, jar = AsyncHTTPClient(), SimpleCookie()
+
+    def keep(line: str) -> None:
+        if line.startswith("Set-Cookie: "):
+            jar.load(line.removeprefix("Set-Cookie: "))
+
+    def cookies() -> dict[str, str]:
+        return {"Cookie": "; ".join(f"{morsel.key}={morsel.coded_value}" for morsel in jar.values())}
+
+    async def kernels() -> int:
+        return (await client.fetch(f"{url}/api/kernels", headers=cookies(), raise_error=False)).code
+
+    await client.fetch(f"{url}/login", header_callback=keep)
+    password = json.loads(gateways.call("--status", "--json").stdout)["token"]
+    body = urlencode({"password": password, "_xsrf": jar["_xsrf"].value})
+    login = HTTPRequest(f"{url}/login", "POST", cookies(), body=body, header_callback=keep, follow_redirects=False)
+    await client.fetch(login, raise_error=False)
+    assert await kernels() == 200
+    gateways.call("--stop")
+    gateways.start(*address)
+    assert await kernels() == 403
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root is refused")
