@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,10 @@ from pathlib import Path
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import SSHCertificate, load_ssh_private_key, load_ssh_public_identity
 
-_DEFAULTS = ("id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk")
-"""The files of ~/.ssh that count where none is named (ssh_config(5), IdentityFile)."""
+USUAL_KEYS = tuple(f"~/.ssh/id_{kind}" for kind in ("rsa", "ecdsa", "ecdsa_sk", "ed25519", "ed25519_sk"))
+"""The files that count where none is named (ssh_config(5), IdentityFile)."""
+
+_PUBLIC = re.compile(rb"(ssh|ecdsa|sk)-\S+ ")
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ def find_flaw(identities: Sequence[str], certificates: Sequence[str], *, passphr
     :param certificates: the same for certificates (CertificateFile)
     :param passphrases: whether a key with one is no use outside the agent, since nobody is asked for it
     """
-    keys = existing(identities or [f"~/.ssh/{name}" for name in _DEFAULTS])
+    keys = existing(identities or USUAL_KEYS)
     beside = [key.with_name(f"{key.name}-cert.pub") for key in keys]
     flaws = [_of_certificate(path, time.time()) for path in existing(dict.fromkeys([*certificates, *map(str, beside)]))]
     flaws += [_of_key(path) for path in keys] if passphrases else []
@@ -68,8 +71,15 @@ def _of_key(path: Path) -> Flaw | None:
     except TypeError:  # it has a passphrase, and none was given
         hint = f"Put it into the agent: `ssh-add {path}` (after `eval $(ssh-agent)`, if there is no agent)."
         return Flaw(f"your key {path} has a passphrase, and counts only while it is in the agent", hint)
-    except (OSError, ValueError, UnsupportedAlgorithm):
+    except OSError as error:
+        return Flaw(f"your key {path} cannot be read ({error.strerror})", f"`ls -l {path}` shows whose it is.")
+    except UnsupportedAlgorithm:
         return None
+    except ValueError:
+        if _PUBLIC.match(path.read_bytes()):  # of one that is in the agent
+            return None
+        hint = f"Put the right one there, or remove it; `ssh-keygen -y -f {path}` shows what is wrong with it."
+        return Flaw(f"your key {path} is none that can be used", hint)
     return None
 
 

@@ -24,7 +24,7 @@ from farkernel.provisioners.errors import (
     LoginDenied,
     LoginFailed,
 )
-from farkernel.provisioners.ssh_keys import existing, find_flaw
+from farkernel.provisioners.ssh_keys import USUAL_KEYS, existing, find_flaw
 from farkernel.provisioners.ssh_questions import CONNECT_TIMEOUT, Questions
 
 _CONFIGS = ("~/.ssh/config", "/etc/ssh/ssh_config")
@@ -88,6 +88,7 @@ async def connect(
 async def _hop_over(
     jump: str, via: SSHClientConnection | None, questions: Questions, *, to: tuple[str, ...]
 ) -> SSHClientConnection:
+    jump = jump.strip().removeprefix("ssh://")  # ssh_config(5), ProxyJump
     name, _, port = jump.rpartition(":") if ":" in jump else (jump, "", "")
     if via is None and not port:
         return await connect(name, None, questions, to=to)
@@ -100,7 +101,9 @@ def _hop(login: str, port: int | None, questions: Questions) -> _Hop:
 
     :raises LoginFailed: it does not make sense, or switches the check of host keys off
     """
-    user, _, host = login.rpartition("@")
+    user, at, host = login.rpartition("@")
+    if not host or "/" in login or (at and not user):
+        raise HostNotFound(f'There is no host "{login}".', hint="Write [user@]host, as for ssh.")
     if found := _WITH_PORT.fullmatch(host):
         name, number = found.groups()
         port_too = "" if number == "22" else f", and into ~/.ssh/config: Host {name}, and Port {number} below it"
@@ -127,10 +130,10 @@ def _hop(login: str, port: int | None, questions: Questions) -> _Hop:
         return _Hop(host, SSHClientConnectionOptions(**given, **more, client_factory=questions.client(host)), known)
     except (OSError, ValueError) as error:  # asyncssh's own about configurations and keys are ValueErrors
         raise LoginFailed(
-            f"There can be no ssh connection to {host}: your ssh configuration, or one of your keys, cannot be used.",
+            f"There can be no ssh connection to {host}: your ssh configuration, or a file of its, cannot be used.",
             said=str(error),
-            hint=f"Correct ~/.ssh/config until `ssh {login} hostname` works; a key with a passphrase has to be in the "
-            "agent.",
+            hint=f"Correct ~/.ssh/config; where `ssh {login} hostname` works, write that place more plainly: farkernel "
+            "reads less than ssh does.",
         ) from error
 
 
@@ -143,13 +146,30 @@ def _named(options: SSHClientConnectionOptions, key: str) -> Sequence[str]:
 
 
 def _keys(options: SSHClientConnectionOptions) -> dict[str, Any]:
-    """Return the keys and certificates that the configuration names, without those that are not there, as ssh does.
+    """Return the user's keys and certificates, without those that are not there or cannot be used, as ssh does.
 
     A key with a passphrase is left to the agent where nobody can be asked.
     """
     identities, certificates = _named(options, "IdentityFile"), _named(options, "CertificateFile")
-    keys = {"client_keys": _existing(identities), "ignore_encrypted": True} if identities else {}
+    paths, only = _existing(identities or USUAL_KEYS), bool(options.config.get("IdentitiesOnly"))
+    usable = [path for path in paths if _is_usable(path, only)]
+    keys: dict[str, Any] = {}
+    if identities or usable != paths:
+        # asyncssh takes an empty list for the usual keys, and fails at the first of them that it cannot use
+        keys = {"client_keys": usable or iter(()), "ignore_encrypted": True}
     return keys | ({"client_certs": _existing(certificates)} if certificates else {})
+
+
+def _is_usable(path: str, only: bool) -> bool:
+    """Whether asyncssh can do something with a key.
+
+    :param only: whether a public key says which of the agent's counts (ssh_config(5), IdentitiesOnly)
+    """
+    try:
+        asyncssh.load_keypairs(path, skip_public=only, ignore_encrypted=True)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _known_hosts(host: str, options: SSHClientConnectionOptions) -> list[str]:
@@ -221,6 +241,12 @@ async def _explain(hop: _Hop, error: Exception, *, asked: bool, direct: bool) ->
     """
     host, once = hop.name, f"`ssh {hop.options.username}@{hop.name}`"
     if isinstance(error, asyncssh.HostKeyNotVerifiable):
+        if "revoked" in str(error):
+            return HostKeyChanged(
+                f"{host} has a key that was revoked (@revoked in known_hosts): whoever answers may be somebody else.",
+                said=str(error),
+                hint="Do not log in there; ask the site's support.",
+            )
         if await asyncio.to_thread(_is_known, hop):
             return HostKeyChanged(
                 f"{host} has another key than known_hosts says: it is another host, or somebody is in between.",

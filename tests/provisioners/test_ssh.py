@@ -171,20 +171,54 @@ def test_a_key_with_a_passphrase(
     with_host(test)
 
 
+@pytest.mark.parametrize("broken", ["", "no key\n"], ids=["empty", "garbage"])
+@pytest.mark.parametrize("lines", ["", " IdentityFile ~/.ssh/id_rsa\n IdentityFile ~/.ssh/id_ed25519\n"])
+def test_a_key_that_cannot_be_used_is_passed_over(with_host: Callable[[Test], None], broken: str, lines: str) -> None:
+    async def test(host: SshHost, node: LoginNode) -> None:
+        (host.ssh / "id_rsa").write_text(broken)
+        host.configure(lines)
+        assert (await node.look(sys.executable, [])).host
+        await node.close()
+        (host.ssh / "id_ed25519").unlink()
+        with pytest.raises(LoginDenied, match=r"your key .*/id_rsa is none that can be used"):
+            await node.look(sys.executable, [])
+
+    with_host(test)
+
+
+def test_an_agents_key_that_its_public_key_names(
+    with_host: Callable[[Test], None], agent: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(host: SshHost, node: LoginNode) -> None:
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "agent"))
+        key = host.ssh / "id_ed25519"
+        add_to_agent(key, str(tmp_path / "agent"))
+        key.unlink()
+        (host.ssh / "authorized").rename(host.ssh / "mine.pub")
+        (host.ssh / "authorized").symlink_to("mine.pub")
+        for more in ("", " IdentitiesOnly yes\n"):
+            host.configure(f" IdentityFile ~/.ssh/mine.pub\n{more}")
+            assert (await node.look(sys.executable, [])).host
+            await node.close()
+
+    with_host(test)
+
+
 def place(host: SshHost, name: str, more: str = "") -> str:
     return f"Host {name}\n HostName 127.0.0.1\n Port {host.port}\n User alice\n HostKeyAlias login\n{more}"
 
 
-@pytest.mark.parametrize("by_each", [False, True], ids=["ProxyJump one,two", "each names the one before"])
+@pytest.mark.parametrize("by_each", [False, True], ids=["ProxyJump one,ssh://two", "each names the one before"])
 def test_by_way_of_two_jump_hosts(with_host: Callable[[Test], None], by_each: bool) -> None:
     async def test(host: SshHost, node: LoginNode) -> None:
         one = place(host, "one")
         two = place(host, "two", " ProxyJump one\n" if by_each else "")
-        host.configure(f" ProxyJump {'two' if by_each else 'one,two'}\n{one}{two}")
+        jump = " ProxyJump two\n" if by_each else " ProxyJump one,ssh://two\n"
+        host.configure(f"{jump}{one}{two}")
         assert (await node.look(sys.executable, [])).host
         assert len(host.connections) == 3
         await node.close()
-        host.configure(f" ProxyJump {'two' if by_each else 'one,two'}\n{one.replace('Alias login', 'Alias one')}{two}")
+        host.configure(f"{jump}{one.replace('Alias login', 'Alias one')}{two}")
         with pytest.raises(HostKeyUnknown, match="The key of one"):
             await node.look(sys.executable, [])
 
