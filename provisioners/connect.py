@@ -14,7 +14,7 @@ import secrets
 import socket
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -54,6 +54,9 @@ _PLAIN = re.compile(r"[\w./~+@%-]+", re.ASCII)
 
 _USAGE = 2
 """The exit code of a farkernel that does not know an option."""
+
+_BEGINS = "farkernel-begins"
+"""What a login shell says when it comes to our command; what its start-up files print stands before it."""
 
 _NOT_FOUND = 127
 """A shell's exit code for a command that there is not; csh(1) has only words."""
@@ -167,15 +170,28 @@ class GatewayHost:
             )
 
     async def _run(self, words: str) -> Finished:
-        """Have a login shell run a command: other commands of ssh may have another PATH than a login."""
+        """Have a login shell run a command: other commands of ssh may have another PATH than a login.
+
+        :raises GatewayUnusable: the shell does not come to it, or it does not end
+        """
+        line = f"echo {_BEGINS}; exec {self._command} {words}\n"  # one line, which a start-up file has or has not read
         try:
-            line = f"exec {self._command} {words}\n"
-            return await self._connection.run(None, input=line.encode(), timeout=_START)
+            done = await self._connection.run(None, input=line.encode(), timeout=_START)
         except TimeoutError:
             raise GatewayUnusable(
                 f"`{self._command} {words}` did not end within {_START:g} s on {self._connection.host}.",
                 hint="Run it there, and see what it says.",
             ) from None
+        before, begins, after = done.stdout.partition(_BEGINS)
+        if not begins:
+            raise GatewayUnusable(
+                f"Your login shell on {self._connection.host} ended (exit code {done.returncode}) before it ran "
+                f"{self._command}.",
+                said=done.stderr.strip() or before,
+                hint="See that no start-up file of yours there (~/.profile, ~/.bashrc and others) ends the shell, or "
+                "reads from its standard input.",
+            )
+        return replace(done, stdout=after)
 
     def _explain(self, done: Finished) -> GatewayUnusable:
         host, command = self._connection.host, self._command
@@ -200,7 +216,7 @@ class GatewayHost:
 
 def _told(text: str) -> Gateway | None:
     """Return the gateway that a command tells of, if it does."""
-    for line in reversed(text.splitlines()):  # what the user's shell prints at its start stands before it
+    for line in reversed(text.splitlines()):  # what a wrapper of the user's prints stands before it
         with contextlib.suppress(ValidationError):
             return _GATEWAY.validate_json(line)
     return None
@@ -213,6 +229,7 @@ class Forward:
     :param relay: where streams to the gateway begin
     :param warn: takes a sentence for the user
     :param away: seconds that this machine may be away before the gateway takes its clients for gone
+    :ivar ended: whether the gateway was found to have ended
     """
 
     def __init__(
@@ -230,6 +247,7 @@ class Forward:
         self._relay = relay
         self._warn = warn
         self._away = away
+        self.ended = False
         self._told: set[str] = set()
         self._attached: set[str] = set()
         self._carrying: set[asyncio.Task[None]] = set()
@@ -286,6 +304,7 @@ class Forward:
             while not await self._carry(stream, name):
                 await asyncio.sleep(_AGAIN)
         except NothingThere:
+            self.ended = True
             self._tell(f"The gateway on {self._connection.host} has ended. Start farkernel connect again for another.")
             _refuse(stream, writer, f"The gateway on {self._connection.host} has ended.")
         except GatewayElsewhere as error:

@@ -296,7 +296,7 @@ async def _pump(reader: StreamReader | Channel, writer: StreamWriter | Channel) 
 
 def _marked(text: str) -> str | None:
     """Return what was said after our mark; what the user's shell prints at its start stands before it."""
-    return next((line.removeprefix(MARK) for line in text.splitlines() if line.startswith(MARK)), None)
+    return next((line.partition(MARK)[2] for line in text.splitlines() if MARK in line), None)
 
 
 class KeptProgram:

@@ -172,7 +172,7 @@ class Connection:
             if self._node[0] != self.times:
                 times = self.times
                 try:
-                    done = await self.run("uname -n", input=b"", timeout=_CHANNEL)
+                    done = await self.run("echo; uname -n", input=b"", timeout=_CHANNEL)
                 except TimeoutError:
                     return ""
                 said = done.stdout.split()  # what the user's shell prints at its start stands before it

@@ -94,6 +94,7 @@ class _Session:
         self._host = GatewayHost(self._connection, command)
         self._port = port
         self._keep = keep
+        self._ended = False
 
     async def run(self, lab: list[str] | None, as_json: bool) -> int:
         """Connect, stay until it is to end, and end what was started; return the exit code.
@@ -147,6 +148,7 @@ class _Session:
             await ending.wait()
             return 0
         finally:
+            self._ended = forward.ended
             await forward.close()
 
     async def _find(self, ending: asyncio.Event) -> "Gateway":
@@ -192,22 +194,23 @@ class _Session:
 
     async def _leave(self, gateway: "Gateway", *, at_once: bool) -> None:
         """End the gateway if it was started here."""
-        host = self._connection.host
+        host, stop = self._connection.host, "`farkernel gateway --stop` there ends them"
         if self._keep or not gateway.started or at_once:
-            _say(f"The gateway on {host} goes on, and so do its kernels: `farkernel gateway --stop` there ends them.")
+            if not self._ended:
+                _say(f"The gateway on {host} goes on, and so do its kernels: {stop}.")
             return
         _say(f"Ending the gateway on {host}, and its kernels. (Ctrl-C: leave it.)")
         try:
             if not await self._host.stop(gateway):
                 _say("That one had ended before. Another gateway of yours is there now, and goes on.")
         except asyncio.CancelledError:
-            _say(f"The gateway on {host} may go on, and its kernels: `farkernel gateway --stop` there ends them.")
+            _say(f"The gateway on {host} may go on, and its kernels: {stop}.")
             raise
         except FarkernelError as error:
             raise ConnectFailed(
                 f"The gateway on {host} could not be ended.",
-                said=str(error),
-                hint="It goes on until you run `farkernel gateway --stop` there; `farkernel connect` will find it.",
+                said=f"{error.what}\n{error.said}".strip(),
+                hint="The gateway goes on until `farkernel gateway --stop` ends it; `farkernel connect` finds it.",
             ) from error
 
 
@@ -250,18 +253,21 @@ async def _first(work: "asyncio.Future[Any]", ending: asyncio.Event) -> None:
 
 @contextlib.contextmanager
 def _signals(ending: asyncio.Event) -> Iterator[None]:
-    """Have Ctrl-C, SIGTERM and a terminal that is closed end all in order; the second one ends it at once."""
+    """Have Ctrl-C, SIGTERM and a terminal that is closed end all in order; the second one ends it at once.
+
+    A terminal that is closed is told twice: by the shell, and when the shell has ended (setsid(2), SIGHUP).
+    """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task
 
-    def end() -> None:
-        if ending.is_set():
+    def end(number: signal.Signals) -> None:
+        if ending.is_set() and number != signal.SIGHUP:
             task.cancel()
         ending.set()
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     for number in numbers:
-        loop.add_signal_handler(number, end)
+        loop.add_signal_handler(number, end, number)
     try:
         yield
     finally:

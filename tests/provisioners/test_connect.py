@@ -35,7 +35,7 @@ from farkernel.provisioners.ssh import Connection
 from tests.launcher.conftest import short
 from tests.patience import PATIENCE
 from tests.ports import free_port
-from tests.provisioners.test_login_node import SshHost, until
+from tests.provisioners.test_login_node import TITLE, SshHost, until
 from tests.slurm.gateway_laptop import Lab
 
 __all__ = ["short"]
@@ -707,6 +707,48 @@ def test_a_login_node_without_a_gateway(scene: Scene, home: Path, program: str, 
     scene(test)
 
 
+@pytest.mark.parametrize(
+    ("profile", "words"),
+    [
+        (
+            "echo No account here.; cat >/dev/null; exit 1",
+            "(exit code 1) before it ran farkernel.\nNo account here.",
+        ),
+        ("cat >/dev/null", "ended (exit code 0) before it ran farkernel.\nSee that no start-up file"),
+    ],
+)
+def test_a_login_shell_that_does_not_come_to_it(scene: Scene, profile: str, words: str) -> None:
+    async def test(host: SshHost) -> None:
+        host.profile = profile
+        connection = Connection("login")
+        connection.node = _no_name  # type: ignore[method-assign]
+        await connection.open()
+        try:
+            with pytest.raises(GatewayUnusable) as caught:
+                await GatewayHost(connection, "farkernel").find()
+            assert words in str(caught.value)
+        finally:
+            await connection.close()
+
+    scene(test)
+
+
+async def _no_name() -> str:
+    return ""
+
+
+def test_a_login_shell_that_sets_the_title_of_a_terminal(scene: Scene) -> None:
+    async def test(host: SshHost) -> None:
+        host.noise = TITLE
+        async with connected() as (process, told):
+            assert told["started"]
+            process.terminate()
+            assert await process.wait() == 0
+        assert await asyncio.to_thread(running) is None
+
+    scene(test)
+
+
 def test_a_name_that_a_shell_would_expand_is_refused() -> None:
     with pytest.raises(GatewayUnusable, match="no name of a program"):
         GatewayHost(Connection("login"), "farkernel; rm x")
@@ -832,6 +874,39 @@ def test_a_second_ctrl_c_leaves_the_gateway_and_says_how_to_end_it(scene: Scene,
         assert await asyncio.to_thread(running)
 
     scene(test)
+
+
+def test_a_terminal_that_is_closed_is_told_twice(scene: Scene, home: Path, slow: Slow) -> None:
+    async def test(_: SshHost) -> None:
+        go = slow("--stop")
+        async with connected() as (process, _told):
+            process.send_signal(signal.SIGHUP)
+            await until((home / "waits").exists)
+            process.send_signal(signal.SIGHUP)
+            go()
+            assert await process.wait() == 0
+        assert await asyncio.to_thread(running) is None
+
+    scene(test)
+
+
+def test_nobody_is_told_that_a_gateway_goes_on_which_has_ended(
+    scene: Scene, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def test(_: SshHost) -> None:
+        await asyncio.to_thread(subprocess.run, ["farkernel", "gateway", "--background"], check=True, stdout=-1)
+        async with connected() as (process, told):
+            assert not told["started"]
+            await asyncio.to_thread(subprocess.run, ["farkernel", "gateway", "--stop"], check=True)
+            with pytest.raises(HTTPClientError, match="503"):
+                await lab(told).get("/api/kernels")
+            process.terminate()
+            assert await process.wait() == 0
+
+    scene(test)
+    said = capsys.readouterr().out
+    assert "The gateway on login has ended." in said
+    assert "goes on" not in said
 
 
 def test_one_ctrl_c_leaves_the_gateway_where_nobody_has_asked_for_the_end(scene: Scene, home: Path) -> None:
@@ -1014,6 +1089,15 @@ def test_a_port_is_no_part_of_a_login(login: str, hint: str) -> None:
         with pytest.raises(HostNotFound, match="a port is no part of its name") as caught:
             await Connection(login).open()
         assert caught.value.hint == hint
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("login", ["", "@", "alice@", "@login", "ssh://alice@login"])
+def test_what_is_no_login(login: str) -> None:
+    async def test() -> None:
+        with pytest.raises(HostNotFound, match=f'There is no host "{login}".'):
+            await Connection(login).open()
 
     asyncio.run(test())
 

@@ -32,6 +32,7 @@ class SshHost:
     """A host with an ssh server, and a home in which a user has what is needed to reach it by the name `login`.
 
     :ivar noise: what the user's shell prints when it starts
+    :ivar profile: what it runs then
     :ivar forwards: whether the server carries connections
     :ivar no_sockets: whether it carries none to unix sockets
     :ivar codes: one-time passwords that it takes, in order, instead of a key; none are asked for by default
@@ -43,6 +44,7 @@ class SshHost:
         self.home = home
         self.ssh = home / ".ssh"
         self.noise = ""
+        self.profile = ""
         self.forwards = True
         self.no_sockets = False
         self.key = asyncssh.generate_private_key("ssh-ed25519")
@@ -79,7 +81,7 @@ class SshHost:
     async def _run(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
         command = process.command or "/bin/sh"  # a login shell
         # What a command leaves unread is taken here: asyncssh's server loses its exit code over a pipe that breaks.
-        script = f"printf '{self.noise}'; {command}; code=$?; cat >/dev/null; exit $code"
+        script = f"printf '{self.noise}'; {self.profile or ':'}; {command}; code=$?; cat >/dev/null; exit $code"
         child = await asyncio.create_subprocess_exec(
             *("/bin/sh", "-c", script),
             env={**os.environ, "PATH": self.path},
@@ -201,13 +203,18 @@ async def started(
 # ---- getting there ----
 
 
-def test_what_is_there(with_host: Callable[[Test], None], tmp_path: Path) -> None:
+TITLE = "\\033]0;login\\007"
+"""What sets a terminal's title: no line of its own."""
+
+
+@pytest.mark.parametrize("noise", ["Welcome!\\n", TITLE], ids=["a line", "a title"])
+def test_what_is_there(with_host: Callable[[Test], None], tmp_path: Path, noise: str) -> None:
     (tmp_path / "link").symlink_to(tmp_path / ".ssh")
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
     paths = [str(tmp_path / name) for name in ("link", "circle", "none")]
 
     async def test(host: SshHost, node: LoginNode) -> None:
-        host.noise = "Welcome!\\n"
+        host.noise = noise
         seen = await node.look(sys.executable, paths)
         assert seen.environ["HOME"] == str(tmp_path)
         assert seen.host
@@ -224,6 +231,9 @@ def test_a_host_that_is_not_known(with_host: Callable[[Test], None]) -> None:
         other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
         (host.ssh / "known_hosts").write_text(f"login {other}")
         with pytest.raises(HostKeyChanged, match="ssh-keygen -R login"):
+            await node.look(sys.executable, [])
+        (host.ssh / "known_hosts").write_text(f"@revoked * {host.key.export_public_key().decode()}")
+        with pytest.raises(HostKeyChanged, match="login has a key that was revoked"):
             await node.look(sys.executable, [])
         host.configure(" UserKnownHostsFile none\n")
         with pytest.raises(LoginFailed, match="UserKnownHostsFile none"):
