@@ -75,7 +75,7 @@ class KernelProcess:
                 start_new_session=True,
             )
         except (OSError, ValueError):
-            self.remove()
+            self._remove_files()  # nothing has run that the cleanup command could remove
             raise
         assert self._process.stdout
         self.output = self._process.stdout
@@ -148,13 +148,16 @@ class KernelProcess:
                     stderr=subprocess.DEVNULL,
                     start_new_session=True,
                 )
-        shutil.rmtree(self.directory, ignore_errors=True)
-        for path in self.directory.parent.glob(f"{self.directory.name}-*"):
-            path.unlink(missing_ok=True)
+        self._remove_files()
 
     def removed(self) -> bool:
         """Whether nothing is left of it: the cleanup command has ended too."""
         return self._cleanup is None or self._cleanup.poll() is not None
+
+    def _remove_files(self) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)
+        for path in self.directory.parent.glob(f"{self.directory.name}-*"):
+            path.unlink(missing_ok=True)
 
     def _pid_inside(self) -> int:
         """Return the process id that a container runtime has noted; 0 for none."""

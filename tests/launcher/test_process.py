@@ -39,6 +39,7 @@ def start(base: pathlib.Path) -> Iterator[Start]:
         cwd: tuple[str, ...] = ("/",),
         transport: str = "ipc",
         files: dict[str, str] | None = None,
+        cleanup: tuple[str, ...] = (),
     ) -> KernelProcess:
         order = StartKernel(
             kernel=1,
@@ -51,7 +52,7 @@ def start(base: pathlib.Path) -> Iterator[Start]:
             signature_scheme="hmac-sha256",
             kernel_name="name",
             files=files or {},
-            cleanup=[],
+            cleanup=list(cleanup),
         )
         started.append(KernelProcess(order, base, {"PATH": os.environ["PATH"], "OF_THE_JOB": "1", "BOTH": "job"}))
         return started[-1]
@@ -178,6 +179,20 @@ def test_the_only_directory_has_to_exist(start: Start, base: pathlib.Path) -> No
 
     assert caught.value.filename == "/no/such"
     assert list(base.iterdir()) == []
+
+
+@pytest.mark.parametrize(("command", "cwd"), [("true", "/no/such"), ("no-such-command", "/")])
+def test_one_that_did_not_start_has_nothing_to_clean_up(
+    start: Start, base: pathlib.Path, tmp_path_factory: pytest.TempPathFactory, command: str, cwd: str
+) -> None:
+    trace = tmp_path_factory.mktemp("trace") / "cleaned"
+
+    with pytest.raises(FileNotFoundError) as caught:
+        start(command, cwd=(cwd,), cleanup=("touch", str(trace), "{kernel_cwd}"))
+
+    assert caught.value.filename in {command, cwd}
+    assert list(base.iterdir()) == []
+    assert not trace.exists()
 
 
 @pytest.mark.parametrize("command", ["no-such-command", "/no/such/command", "/etc/passwd"])

@@ -158,6 +158,16 @@ async def test_a_kernel_that_ends_for_a_reason_of_its_own(
     assert "farkernel images check" in caught.value.hint
 
 
+async def test_a_directory_that_the_node_lacks_is_named(specs: Specs, runtime: str) -> None:
+    container = {"runtime": runtime, **RUNTIMES[runtime]}
+    name = specs(argv=PYTHON, container=container, kernel={"cwd": "/home/nosuch"})
+    with pytest.raises(KernelFailed) as caught:
+        await AsyncKernelManager(kernel_name=name).start_kernel()
+    await eventually(lambda: not jobs())
+    assert "in the directory /home/nosuch" in caught.value.what
+    assert "kernel.cwd" in caught.value.hint
+
+
 UNKNOWN = {"shifter": "docker:nope/x:1", "podman-hpc": "localhost/nope:1", "charliecloud": "/run/images/nope"}
 
 
