@@ -5,6 +5,7 @@ Source: podman-run(1) of podman 4.3 and podman-hpc 1.2, tried on a cluster.
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import ClassVar
 
 from farkernel.provisioners.containers.base import (
@@ -35,6 +36,12 @@ _OURS = (
     *("--rm", "--replace", "--name", "--pull", "--detach", "-d", "--tty", "-t", "--interactive", "-i", "--pidfile"),
     *("--volume", "-v", "--env", "-e", "--env-file", "--workdir", "-w", "--"),
 )
+
+_IMAGES_OWN = frozenset({"bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "libx32", "proc", "sbin", "sys", "usr"})
+"""Directories of the root in which an image has its programs: with the node's in their place they would be missing."""
+
+_IMAGES_TOP = frozenset({"opt", "run", "var"})
+"""The same of directories of which only the top, such as /opt/conda, is likely to be the image's."""
 
 
 class PodmanHpcImages(ImageStore):
@@ -78,7 +85,9 @@ class PodmanHpc(Container):
         """Return the command line of `podman-hpc run`."""
         request = self.request
         lines, others = environment_file(self.environment(inside))
-        cwd = [inside.cwd[0]] if not self.seen(inside.cwd[0], inside) else []
+        seen = self.seen(inside.cwd[0], inside)
+        # Filled in with the home directory if the node lacks the other: podman takes a volume that is given twice.
+        cwd = [KERNEL_CWD] if not seen and _may_be_mounted(inside.cwd[0]) else []
         argv = [
             "/usr/bin/env",
             *("podman-hpc", "run", "--rm", "--replace", f"--name={inside.name}", "--pull=never", "--network=host"),
@@ -88,7 +97,7 @@ class PodmanHpc(Container):
             *(f"--env={name}" for name in (*_PASSED, *others)),
             f"--env-file={KERNEL_DIRECTORY}/{ENVIRONMENT_FILE}",
             f"--pidfile={KERNEL_DIRECTORY}/{PID_FILE}",
-            f"--workdir={request.workdir or KERNEL_CWD}",
+            f"--workdir={request.workdir or (KERNEL_CWD if seen or cwd else inside.home)}",
             *request.args,
             request.image or "",
             *inside.argv,
@@ -100,6 +109,14 @@ class PodmanHpc(Container):
         """Recognise what podman and podman-hpc say."""
         troubles = (*_TROUBLES, *_OTHERWISE) if exit_code in _PODMANS_OWN else _TROUBLES
         return explained(troubles, exit_code, said, program="podman-hpc")
+
+
+def _may_be_mounted(path: str) -> bool:
+    """Whether a directory of the node hides nothing of the image's own, and podman can read its name."""
+    _, *parts = PurePosixPath(path).parts
+    if not parts or ":" in path or parts[0] in _IMAGES_OWN:
+        return False
+    return parts[0] not in _IMAGES_TOP or len(parts) > 2
 
 
 _TROUBLES = (
@@ -118,7 +135,7 @@ _TROUBLES = (
     (
         r"statfs (?P<what>.+?): no such file",
         "the directory {what}, which is to be seen in it, does not exist on the node",
-        "Correct container.volumes in the kernelspec; if it is the notebook's directory, set kernel.cwd.",
+        CHECK_VOLUMES,
     ),
     (
         r"invalid (?:option type|mount option|volume|bind mode|container path|host path)[^\n]*",

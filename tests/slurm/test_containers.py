@@ -189,6 +189,37 @@ async def test_a_volume(specs: Specs, runtime: str, cluster: Site) -> None:
         assert (await client.run("print(open('/mnt/file').read())")).stdout == "yes\n\n"
 
 
+# ---- podman-hpc's own ----
+
+
+@pytest.fixture
+def podman(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin")
+    monkeypatch.setenv("USER", "alice")
+
+
+@pytest.mark.usefixtures("podman")
+@pytest.mark.parametrize(
+    ("cwd", "more", "seen"),
+    [
+        ("/run/work/alice", {}, "/run/work/alice"),  # the node has it
+        ("/nowhere/at/all", {}, "/home/alice"),
+        ("/nowhere/at/all", {"workdir": "/var"}, "/var"),
+        ("/", {}, "/home/alice"),
+        ("/usr", {}, "/home/alice"),
+        ("/scratch:1", {}, "/home/alice"),
+    ],
+)
+async def test_podman_starts_in_the_notebooks_directory_or_at_home(
+    specs: Specs, cluster: Site, cwd: str, more: dict[str, Any], seen: str
+) -> None:
+    if cwd == seen:
+        for host in cluster.hosts:
+            await asyncio.to_thread(cluster.run, host, "root", ["install", "-d", "-o", "alice", cwd])
+    async with kernel(spec(specs, "podman-hpc", **more), cwd=cwd) as (_, client):
+        assert (await client.run("import os; print(os.getcwd())")).stdout == f"{seen}\n"
+
+
 # ---- Shifter's own ----
 
 

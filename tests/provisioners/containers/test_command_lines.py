@@ -70,10 +70,25 @@ def test_the_launchers_directory_is_seen(runtime: str, directory: str) -> None:
 
 def test_podman_mounts_the_notebooks_directory_where_it_would_not_be_seen() -> None:
     podman = container(runtime="podman-hpc", image="x", volumes=["/global/a:/global/a", "/b:/c:ro"])
-    assert "--volume=/scratch/n:/scratch/n" in podman.command(inside("/scratch/n")).argv
+    mounted = "--volume={kernel_cwd}:{kernel_cwd}"  # the one that the node has
+    for unseen in ("/scratch/n", "/opt/x/y", "/var/tmp/x", "/run/user/1000/x"):
+        assert {mounted, "--workdir={kernel_cwd}"} <= set(podman.command(inside(unseen)).argv)
     for seen in ("/home/alice/n", "/tmp/n", "/global/a/n"):
-        assert f"--volume={seen}:{seen}" not in podman.command(inside(seen)).argv
+        argv = podman.command(inside(seen)).argv
+        assert mounted not in argv
+        assert "--workdir={kernel_cwd}" in argv
     assert "--volume=/b:/c:ro" in podman.command(inside()).argv
+
+
+@pytest.mark.parametrize(
+    "cwd", ["/", "/usr", "/usr/local/lib/x", "/etc", "/lib64", "/opt", "/opt/conda", "/var/tmp", "/dev/shm/x", "/n:m"]
+)
+def test_podman_starts_at_home_where_the_notebooks_directory_cannot_be_mounted(cwd: str) -> None:
+    argv = container(runtime="podman-hpc", image="x").command(inside(cwd)).argv
+    assert not {"--volume={kernel_cwd}:{kernel_cwd}", f"--volume={cwd}:{cwd}"} & set(argv)
+    assert "--workdir=/home/alice" in argv
+    podman = container(runtime="podman-hpc", image="x", workdir="/w")
+    assert "--workdir=/w" in podman.command(inside(cwd)).argv
 
 
 def test_charliecloud_starts_at_home_where_the_notebooks_directory_is_not_seen() -> None:
