@@ -23,7 +23,7 @@ the launcher at once, and so does SIGINT, of which it wants to tell on a pipe th
 tidy up.)
 """
 
-# How long a program may take to end after SIGTERM. srun needs it to give its allocation back.
+# How long a program may take to end after a signal. srun needs it to give its allocation back.
 GRACE = 3.0
 
 _MOST = 2**24
@@ -54,11 +54,11 @@ async def run(
 ) -> Finished:
     """Run a program to its end.
 
-    On timeout and on cancellation it is ended, with SIGTERM before SIGKILL (an srun that is killed
+    On timeout and on cancellation it is ended, with `die_by` and SIGTERM before SIGKILL (an srun that is killed
     leaves its job behind), and reaped.
 
     :param env: its whole environment; this process's own when None
-    :param grace: how many seconds it may take to end after SIGTERM
+    :param grace: how many seconds it may take to end after each of them
     :param input: what it reads on stdin, which is then closed
     :param die_by: as for `start`
     :raises CommandMissing: there is no such program
@@ -75,7 +75,7 @@ async def run(
         raise TimeoutError(f"{argv[0]} did not end within {timeout:g} s") from None
     finally:
         if process.returncode is None:
-            await end(process, grace=grace)
+            await end(process, grace=grace, die_by=die_by)
     returncode = process.returncode
     assert returncode is not None
     return Finished(returncode, out.decode(errors="replace"), err.decode(errors="replace"))
@@ -235,14 +235,18 @@ async def start_beside(argv: Sequence[str], *, env: Mapping[str, str]) -> Proces
     )
 
 
-async def end(process: Process, *, grace: float = GRACE) -> None:
-    """End a program and what it started: SIGTERM, and after `grace` seconds SIGKILL. Reaps it."""
+async def end(process: Process, *, grace: float = GRACE, die_by: str = "") -> None:
+    """End a program and what it started: SIGTERM, and after `grace` seconds SIGKILL. Reaps it.
+
+    :param die_by: a signal that it gets before, with as much time; none if empty
+    """
+    first = [signal.Signals[f"SIG{die_by}"]] if die_by else []
     try:
-        _signal_group(process, signal.SIGTERM)
-        async with asyncio.timeout(grace):
-            await process.wait()
-    except TimeoutError:
-        pass
+        for number in dict.fromkeys((*first, signal.SIGTERM)):
+            _signal_group(process, number)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), grace)
+                break
     finally:
         if process.returncode is None:
             _signal_group(process, signal.SIGKILL)

@@ -53,21 +53,23 @@ found=$(command -v "$0") && echo "{_FOUND}$found"
 _VARIABLES = ".variables"
 
 # Does on the host what the launcher does for a kernel: a private directory with the command's files, its variables, and
-# after it the cleanup. Files and variables come by standard input: others can read arguments. The variables are set in
-# a process of their own, whatever their names are.
+# after it the cleanup. If it is killed, the user's next kernel there finds the directory unlocked, and removes it.
+# Files and variables come by standard input: others can read arguments. The variables are set in a process of their
+# own, whatever their names are.
 _RUN = f"""\
 umask 077
 directory=$1 cwd=$2 limit=$3 count=$4; shift 4
 cleanup=("${{@:1:count}}"); shift "$count"
 set -- timeout --kill-after=5 "$limit" "$@"
-mkdir "$directory" || exit
 trap '((count)) && "${{cleanup[@]}}" </dev/null &>/dev/null; rm -rf "$directory"' EXIT
 trap 'kill "$child"; exit 1' HUP INT TERM USR2
+mkdir "$directory" || {{ trap - EXIT; exit 1; }}
+exec {{lock}}>"$directory/lock" && flock "$lock" 2>/dev/null || rm -f "$directory/lock"
 tar -xf - -C "$directory" && cd "$cwd" || exit
 echo "{_BEGAN}$HOSTNAME"
 (
   while IFS= read -r -d '' variable; do export "$variable"; done <"$directory/{_VARIABLES}"
-  exec "$@"
+  exec "$@" {{lock}}>&-
 ) & child=$!
 wait "$child"; code=$?
 ((SECONDS <= limit)) || code={OVERDUE}

@@ -74,6 +74,18 @@ def test_on_timeout_it_is_asked_to_end_first(tmp_path: Path) -> None:
     assert trace.read_text() == "TERM\n"
 
 
+@pytest.mark.parametrize(("heeded", "told"), [("USR2 TERM", "USR2\n"), ("TERM", "USR2\nTERM\n")])
+def test_the_signal_that_lets_it_tidy_up_comes_first(tmp_path: Path, heeded: str, told: str) -> None:
+    tell = 'tell() { echo $1 >> "$0"; case " $heeded " in *" $1 "*) exit; esac; }'
+    script = f"heeded='{heeded}'; {tell}; trap 'tell USR2' USR2; trap 'tell TERM' TERM; while true; do sleep 0.1; done"
+    trace = tmp_path / "trace"
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(run(["bash", "-c", script, str(trace)], timeout=3, die_by="USR2"))
+
+    assert trace.read_text() == told
+
+
 def test_one_that_ignores_that_is_killed_with_what_it_started() -> None:
     inner = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
     code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {inner!r}]); {inner}"

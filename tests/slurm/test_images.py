@@ -175,6 +175,18 @@ def test_a_check_that_waits_is_withdrawn_by_its_user(mine: Kernelspec, end: sign
         time.sleep(0.1)
 
 
+def test_a_check_that_runs_is_ended_by_its_user_and_leaves_nothing(mine: Kernelspec, cluster: Site) -> None:
+    mine(images.SLOW.name)
+    nodes = [host for host in cluster.hosts if host.startswith("nid")]
+    listing = ["sh", "-c", "ls -d /tmp/farkernel-*/environment"]
+    with subprocess.Popen([f"{sys.prefix}/bin/farkernel", "images", "check", "--kernel=mine", "--on-node"]) as process:
+        while not any(cluster.run(node, "root", listing).stdout for node in nodes):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+    while jobs():
+        time.sleep(0.1)
+
+
 def test_doctor_names_the_runtimes_program(mine: Kernelspec) -> None:
     mine(images.PYHEP.name)
     argv = [f"{sys.prefix}/bin/farkernel", "doctor", "--kernel=mine"]
