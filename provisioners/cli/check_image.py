@@ -14,6 +14,7 @@ from farkernel.provisioners.cli.check_launcher import last_lines, no_job, small_
 from farkernel.provisioners.cli.check_slurm import slurm_is_here
 from farkernel.provisioners.cli.findings import Finding, ok, problem, warning
 from farkernel.provisioners.cli.image_probe import (
+    NO_DIRECTORY,
     OVERDUE,
     SHELL,
     Answer,
@@ -122,15 +123,14 @@ async def check_image(what: Wanted, *, wait: float | None = None) -> list[Findin
 async def _run(what: Wanted, wait: float | None) -> Finished:
     """Run the probe as the launcher would run the kernel."""
     kernel = what.request.kernel
-    home = str(Path.home())
-    cwd = kernel.cwd or home
+    cwd = _cwd(what)
     environ = dict(os.environ)
     place = what.request.launcher.on_node
     name = f"farkernel-{secrets.token_hex(6)}"
     inside = Inside(
         argv=probe(what.argv),
         env=for_kernel({**environ, **what.env}, environ, what.env),
-        home=home,
+        home=str(Path.home()),
         cwd=[cwd],
         directory=place,
         name=name,
@@ -157,6 +157,9 @@ def _failure(what: Wanted, done: Finished, answer: Answer, *, on_node: bool) -> 
     if done.returncode == MODULES_FAILED:
         advice = "`module avail` lists what there is; correct kernel.modules in the kernelspec."
         return problem("modules", f"The environment modules cannot be loaded on {answer.host}\n{said}", advice)
+    if done.returncode == NO_DIRECTORY:
+        sentence = f"The kernel cannot be started on {answer.host} in the directory {_cwd(what)}: there is none"
+        return problem("directory", sentence, "Correct kernel.cwd in the kernelspec.")
     if trouble := what.container.explain(done.returncode, done.stderr):
         advice = {CHECK_COMMAND: _OTHER_COMMAND}.get(trouble.hint, trouble.hint)
         if trouble.sentence.endswith(f" {SHELL}"):
@@ -203,6 +206,10 @@ def _python(what: Wanted, answer: Answer) -> list[Finding]:
     if "ipykernel" not in told:
         return [found, ok("ipykernel", "not in the image; the kernel's command names none")]
     return [found, ok("ipykernel", f"{told['ipykernel']}, IPython {told.get('IPython', 'missing')}")]
+
+
+def _cwd(what: Wanted) -> str:
+    return what.request.kernel.cwd or str(Path.home())
 
 
 def _image(what: Wanted) -> str:

@@ -14,6 +14,9 @@ from farkernel.provisioners.containers.base import KERNEL_CWD, KERNEL_DIRECTORY,
 OVERDUE = 124
 """The exit code of an image that was not done in time; timeout(1) has it too."""
 
+NO_DIRECTORY = 97
+"""The exit code of a host that lacks the directory to start in."""
+
 SHELL = "/bin/sh"
 """What finds a command in the image that is no Python."""
 
@@ -65,8 +68,9 @@ trap '((count)) && "${{cleanup[@]}}" </dev/null &>/dev/null; rm -rf "$directory"
 trap 'kill "$child"; exit 1' HUP INT TERM USR2
 mkdir "$directory" || {{ trap - EXIT; exit 1; }}
 exec {{lock}}>"$directory/lock" && flock "$lock" 2>/dev/null || rm -f "$directory/lock"
-tar -xf - -C "$directory" && cd "$cwd" || exit
+tar -xf - -C "$directory" || exit
 echo "{_BEGAN}$HOSTNAME"
+cd "$cwd" 2>/dev/null || exit {NO_DIRECTORY}
 (
   while IFS= read -r -d '' variable; do export "$variable"; done <"$directory/{_VARIABLES}"
   exec "$@" {{lock}}>&-

@@ -153,6 +153,7 @@ def test_a_kernelspecs_image_on_a_node_and_here(mine: Kernelspec, image: str) ->
         (images.PYHEP.name, {"slurm": {"qos": "nosuch"}}, "Invalid qos specification"),
         (images.PYHEP.name, {"container": {"spank": "long"}}, 'container.spank in the kernelspec to "long"'),
         (images.PYHEP.name, {"kernel": {"modules": ["nosuch"]}}, "modules cannot be loaded on nid0"),
+        (images.PYHEP.name, {"kernel": {"cwd": "/home/nosuch"}}, "Correct kernel.cwd"),
         (images.SLOW.name, {"launcher": {"start_timeout": 1}}, "did not start and answer within 1 s"),
     ],
 )

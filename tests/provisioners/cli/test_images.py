@@ -356,6 +356,17 @@ def test_files_are_private_and_gone_afterwards(images: Farkernel, program: Progr
     assert not Path(directory[3:]).exists()
 
 
+@pytest.mark.usefixtures("shifter")
+def test_a_directory_that_is_not_there_is_named(images: Farkernel, home: Path) -> None:
+    kernelspec(home, {"runtime": "shifter", "image": IMAGE}, ["python3"], kernel={"cwd": "/home/nosuch"})
+
+    done = images("check", "--kernel=mine", COLUMNS="1000")
+
+    assert done.returncode == 1
+    assert "in the directory /home/nosuch" in done.stdout
+    assert "Correct kernel.cwd in the kernelspec." in done.stdout
+
+
 def test_one_that_hangs_is_ended(images: Farkernel, program: Program, home: Path) -> None:
     program("shifter", 'echo $$ >"$HOME/pid"; exec sleep 60')
     kernelspec(home, {"runtime": "shifter", "image": IMAGE}, ["python3"], launcher={"start_timeout": 5})
