@@ -72,13 +72,15 @@ class Charliecloud(Container):
 
         The image is read-only: a volume can only be seen at a directory that it has. So the notebook's directory is not
         mounted by itself; the kernel starts there if it is seen anyway, else in the home directory. What TMPDIR names
-        would be seen in the place of the host's /tmp, where the kernel's own directory is.
+        would be seen in the place of the host's /tmp, where the kernel's own directory is; and what HOME names would be
+        mounted, which may be a directory of the image's alone.
         """
         lines, others = environment_file(self.environment(inside))
         directory = [] if any(within(inside.directory, place) for place in _SEEN_ANYWAY) else [inside.directory]
         argv = [
             "/usr/bin/env",
             "--unset=TMPDIR",
+            f"HOME={inside.home}",
             "ch-run",
             "--home",
             *(f"--bind={path}:{path}" for path in directory),

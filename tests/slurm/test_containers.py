@@ -94,6 +94,12 @@ async def test_the_kernelspecs_variables_are_seen_inside_and_the_hosts_python_is
         assert cell.stdout.split()[2] == "/home/alice"
 
 
+async def test_a_home_that_is_nowhere_is_the_kernels_own_affair(specs: Specs, runtime: str) -> None:
+    async with kernel(spec(specs, runtime, env={"HOME": "/tmp/nosuch"}), cwd="/home/alice") as (_, client):
+        cell = await client.run("import os; print(os.environ['HOME'], os.path.isdir('/home/alice'))")
+        assert cell.stdout == "/tmp/nosuch True\n"
+
+
 async def test_no_value_is_in_a_command_line(specs: Specs, runtime: str, cluster: Site) -> None:
     async with kernel(spec(specs, runtime, env={"TOKEN": "s3cret-of-alice"})) as (_, client):
         node = (await client.run("import platform; print(platform.node())")).stdout.strip()

@@ -101,7 +101,7 @@ def test_charliecloud_starts_at_home_where_the_notebooks_directory_is_not_seen()
 def test_a_tmpdir_does_not_take_the_place_of_the_hosts_tmp() -> None:
     """ch-run(1) shows it as /tmp, where the kernel's directory would be missing."""
     command = container(runtime="charliecloud", image="x").command(inside(TMPDIR="/scratch/t"))
-    assert command.argv[:3] == ["/usr/bin/env", "--unset=TMPDIR", "ch-run"]
+    assert command.argv[:4] == ["/usr/bin/env", "--unset=TMPDIR", "HOME=/home/alice", "ch-run"]
     assert "TMPDIR=/scratch/t\n" in command.files["environment"]
 
 
