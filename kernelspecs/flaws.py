@@ -130,9 +130,9 @@ def _argv(argv: object) -> Iterator[Flaw]:
         yield problem(path, "expected a command, it is empty", "Write a program and its arguments.")
         return
     wrong = [number for number, word in enumerate(argv) if not isinstance(word, str)]
-    yield from (
-        problem((*path, n), f"expected a text, not {shown(argv[n])}", "Put it in double quotes.") for n in wrong
-    )
+    for number in wrong:
+        advice = "Remove it, or write a text." if argv[number] is None else "Put it in double quotes."
+        yield problem((*path, number), f"expected a text, not {shown(argv[number])}", advice)
     if wrong:
         return
     if not argv[0].strip():
@@ -155,7 +155,8 @@ def _env(env: object) -> Iterator[Flaw]:
         return
     for name, value in env.items():
         if not isinstance(value, str):
-            yield problem((*path, name), f"expected a text, not {shown(value)}", f"Write {json.dumps(shown(value))}.")
+            advice = "Remove it, or write a text." if value is None else f"Write {json.dumps(shown(value))}."
+            yield problem((*path, name), f"expected a text, not {shown(value)}", advice)
         elif not name or "=" in name or "\0" in f"{name}{value}":
             yield problem((*path, name), "no system takes such a variable", "Give it a name of letters, digits and _.")
 

@@ -13,7 +13,7 @@ from farkernel.kernelspecs.check import check_spec
 from farkernel.kernelspecs.folder import KERNEL_FILE, Content, as_text, remove_folder, replace_file, write_folder
 from farkernel.kernelspecs.model import PROVISIONER_PREFIX, read_spec
 from farkernel.provisioners.errors import FarkernelError
-from farkernel.provisioners.request import those
+from farkernel.provisioners.request import check_kernelspec, those
 
 # Jupyter's own rule, without the names "." and "..", which it would accept and replace as a folder.
 _NAME = re.compile(r"[a-z0-9_-][a-z0-9._-]*")
@@ -101,6 +101,15 @@ def remove(spec: Installed) -> None:
             said=str(error),
             hint="Its owner can; one of your own of the same name hides it: `farkernel kernelspec wrap --user`.",
         ) from error
+
+
+def check(spec: Installed) -> None:
+    """See whether a start takes its command and its variables.
+
+    :raises RequestError: one that is no text, or that the system does not take
+    """
+    content = read_spec(Path(spec.source))
+    check_kernelspec(content["argv"], content.get("env", {}), source=spec.source)
 
 
 def rewrite(spec: Installed, config: Mapping[str, Any]) -> None:

@@ -32,7 +32,7 @@ from farkernel.provisioners.places import unusable
 from farkernel.provisioners.request import check_process_proxy
 from farkernel.provisioners.restarts import Restarts
 from farkernel.provisioners.session import Session
-from farkernel.provisioners.start import Start, begin, command, new_session, prepare
+from farkernel.provisioners.start import Start, begin, check, command, new_session, prepare, source_of
 
 _PORTS = ("shell_port", "iopub_port", "stdin_port", "hb_port", "control_port")
 """In the order in which Enterprise Gateway takes them from `select_ports`."""
@@ -91,7 +91,8 @@ class FarkernelProcessProxy(BaseProcessProxyABC):
 
     async def _launch(self, client: dict[str, str], cwd: str | None) -> None:
         spec = self.kernel_manager.kernel_spec
-        check_process_proxy(self.proxy_config, source=str(pathlib.Path(spec.resource_dir, "kernel.json")))
+        check_process_proxy(self.proxy_config, source=source_of(spec))
+        check(spec)
         self._check_impersonation(client.get("KERNEL_USERNAME", ""))
         start = await prepare(
             self._shared,

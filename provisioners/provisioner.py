@@ -29,7 +29,7 @@ from farkernel.provisioners.places import unusable
 from farkernel.provisioners.progress import Progress
 from farkernel.provisioners.restarts import Restarts
 from farkernel.provisioners.session import Session
-from farkernel.provisioners.start import Start, begin, command, new_session, prepare
+from farkernel.provisioners.start import Start, begin, check, command, new_session, prepare
 
 
 class FarkernelProvisioner(KernelProvisionerBase):
@@ -61,6 +61,7 @@ class FarkernelProvisioner(KernelProvisionerBase):
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         """Format the command; the connection file stays a placeholder, which the launcher fills on the node."""
+        check(self.kernel_spec)
         extra_arguments = kwargs.pop("extra_arguments", [])
         kwargs = await super().pre_launch(**kwargs)
         return {**kwargs, "cmd": command(self.kernel_spec, extra_arguments, kwargs)}

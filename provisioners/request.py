@@ -341,17 +341,21 @@ def parse_request(config: Mapping[str, object], *, source: str) -> Request:
         raise RequestError("\n".join(lines.values())) from None
 
 
-def check_kernelspec(argv: Sequence[str], env: Mapping[str, object], *, source: str) -> None:
+def check_kernelspec(argv: Sequence[object], env: Mapping[str, object], *, source: str) -> None:
     """Look at what Jupyter itself takes from a kernelspec, unchecked.
 
-    :raises RequestError: a word or a variable that the system does not take
+    :raises RequestError: a word or a variable that is no text, or that the system does not take
     """
+    values = {**{f"argv.{number}": word for number, word in enumerate(argv)}, **{f"env.{n}": v for n, v in env.items()}}
+    if others := {key: value for key, value in values.items() if not isinstance(value, str)}:
+        lines = [f"{source}: {key}: expected a text, not {_shown(value)}" for key, value in others.items()]
+        raise RequestError("\n".join(lines), hint="Put numbers in double quotes, and remove what is null.")
     lines = [] if argv else ["argv: expected a command, it is empty"]
     lines += [f"argv: no system takes the word {_shown(word)}" for word in argv if not is_text(word)]
     lines += [
         f"env: no system takes the variable {_shown(name)}={_shown(value)}"
         for name, value in env.items()
-        if not (is_text(name) and name and "=" not in name and is_text(str(value)))
+        if not (is_text(name) and name and "=" not in name and is_text(value))
     ]
     if lines:
         raise RequestError("\n".join(f"{source}: {line}" for line in lines))

@@ -72,6 +72,19 @@ class Start:
         return self.whole.request
 
 
+def check(spec: KernelSpec) -> None:
+    """Look at a kernelspec's words and variables before Jupyter's own code does, which has no sentence for them.
+
+    :raises RequestError: one that is no text, or that the system does not take
+    """
+    check_kernelspec(spec.argv, spec.env, source=source_of(spec))
+
+
+def source_of(spec: KernelSpec) -> str:
+    """Return what messages call a kernelspec: its file."""
+    return str(pathlib.Path(spec.resource_dir, "kernel.json"))
+
+
 def command(spec: KernelSpec, extra_arguments: Sequence[str], names: Mapping[str, Any]) -> list[str]:
     """Format a kernelspec's command; the connection file stays a placeholder, which the launcher fills on the node.
 
@@ -100,7 +113,7 @@ async def prepare(
     slurm: bool,
     another: bool,
 ) -> Start:
-    """Read a kernelspec, and make all of it ready that does not depend on the kernel's life.
+    """Read a kernelspec that was checked, and make all of it ready that does not depend on the kernel's life.
 
     :param argv: its command, formatted
     :param kernel_name: Jupyter's name for it
@@ -111,12 +124,11 @@ async def prepare(
     :param another: it is one more kernel, and not one that is started anew
     :raises FarkernelError: it asks for something that is not valid or not allowed, or its login node cannot be reached
     """
-    source = str(pathlib.Path(spec.resource_dir, "kernel.json"))
+    source = source_of(spec)
     config = spec.metadata.get("kernel_provisioner", {}).get("config", {})
     whole = await asyncio.to_thread(
         effective, config, source=source, env=env, server=server, named=spec.env, chosen=choices(env), slurm=slurm
     )
-    check_kernelspec(spec.argv, spec.env, source=source)
     whole.check(slurm=slurm)  # before anything is asked of another host
     place = await shared.run(surroundings(shared, whole.request, server, cwd))
     own = environment.for_kernel(env, server, spec.env)

@@ -23,12 +23,13 @@ def run(
     asked: dict[str, Any],
 ) -> None:
     """Run files in a fresh kernel, or open a console; the options are choices that the kernelspec leaves open."""
-    from farkernel.kernelspecs.install import find_installed  # noqa: PLC0415 (imports late, see app.py)
+    from farkernel.kernelspecs.install import check, find_installed  # noqa: PLC0415 (imports late, see app.py)
     from farkernel.provisioners.effective import effective  # noqa: PLC0415
     from farkernel.provisioners.per_launch import choices  # noqa: PLC0415
 
     server = {**os.environ, **variables(asked)}
     spec = find_installed(kernelspec)  # whatever another one's kernels would make of the choices
+    check(spec)
     argv = program(spec.name, files or [])
     # Jupyter's programs would tell what is not valid, or not allowed, amid two tracebacks.
     env = {**server, **spec.env}

@@ -302,10 +302,13 @@ def _parsed(config: dict[str, Any]) -> tuple[Request | None, str]:
         (["\ud800"], {}, "argv: no system takes the word"),
         (["python3"], {"A": "\ud800"}, "env: no system takes the variable"),
         (["python3"], {"A=B": "1"}, "env: no system takes the variable"),
+        (["python3", 1], {}, "argv.1: expected a text, not 1"),
+        (["python3"], {"A": 1}, "env.A: expected a text, not 1"),
+        (["python3"], {"A": None}, "env.A: expected a text, not null"),
     ],
 )
 def test_a_kernelspec_with_text_that_no_system_takes_is_refused(
-    argv: list[str], env: dict[str, object], told: str
+    argv: list[object], env: dict[str, object], told: str
 ) -> None:
     with pytest.raises(RequestError, match=f"^kernel.json: {told}") as refusal:
         check_kernelspec(argv, env, source="kernel.json")
@@ -313,7 +316,7 @@ def test_a_kernelspec_with_text_that_no_system_takes_is_refused(
 
 
 def test_a_usual_kernelspec_is_taken() -> None:
-    check_kernelspec(["python3", "-f", "{connection_file}"], {"A": "", "B": 1, "C": "\u00e9"}, source="kernel.json")
+    check_kernelspec(["python3", "-f", "{connection_file}"], {"A": "", "C": "\u00e9"}, source="kernel.json")
 
 
 # ---- records ----

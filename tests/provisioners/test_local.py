@@ -1027,6 +1027,17 @@ def test_a_config_that_is_wrong_is_named_with_file_and_key(site: Site) -> None:
     assert f'{file}: kernel.transport: expected "auto", "ipc" or "tcp"' in text
 
 
+@pytest.mark.parametrize("part", [{"env": {"OMP_NUM_THREADS": 4}}, {"argv": [*IPYKERNEL, 4]}], ids=["env", "argv"])
+def test_a_number_where_a_text_belongs_is_named_with_file_and_key(site: Site, part: dict[str, Any]) -> None:
+    file = site.kernelspec(**part)
+
+    text = str(_fail(RequestError))
+
+    key = "env.OMP_NUM_THREADS" if "env" in part else f"argv.{len(IPYKERNEL)}"
+    assert text.startswith(f"{file}: {key}: expected a text, not 4\n")
+    assert "in double quotes" in text
+
+
 def test_a_kernel_of_this_machine_is_not_one_behind_ssh(site: Site) -> None:
     async def make() -> None:
         LocalJob(

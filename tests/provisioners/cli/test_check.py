@@ -75,6 +75,8 @@ BROKEN: dict[str, Broken] = {
     "a number in argv": ('"-f"', "7", "2:28", "argv.1", "Put it in double quotes"),
     "no name": ('  "display_name": "Mine",\n', "", "1:1", "display_name", "what JupyterLab's launcher shows"),
     "a number in env": ('"4"', "4", "6:11", "env.OMP_NUM_THREADS", 'Write "4"'),
+    "null in env": ('"4"', "null", "6:11", "env.OMP_NUM_THREADS", "Remove it, or write a text"),
+    "null in argv": ('"-f"', "null", "2:28", "argv.1", "Remove it, or write a text"),
     "an interrupt mode": ('"signal"', '"SIGINT"', "5:3", "interrupt_mode", 'Write "signal"'),
     "kernel_provisoner": (
         '"kernel_provisioner"',

@@ -93,6 +93,17 @@ def test_what_the_program_says_is_what_is_told(farkernel: Farkernel, far: dict[s
     assert "Traceback" not in refused.stderr
 
 
+def test_a_variable_that_is_no_text_is_told_before_jupyters_program_is_started(
+    farkernel: Farkernel, far: dict[str, str], home: Path
+) -> None:
+    file = home / "jupyter/kernels/far/kernel.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "env": {"OMP_NUM_THREADS": 4}}))
+    done = farkernel("run", "far", **far)
+    assert done.returncode == 1
+    assert "kernel.json: env.OMP_NUM_THREADS: expected a text, not 4" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_sites_policy_refuses_it_in_the_words_of_a_start(
     far: dict[str, str], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
