@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from farkernel.kernelspecs.folder import KERNEL_FILE
-from farkernel.kernelspecs.install import Installed, find_installed
+from farkernel.kernelspecs.install import Installed, check, find_installed
 from farkernel.provisioners.cli.check_launcher import last_lines, no_job, small_job
 from farkernel.provisioners.cli.check_slurm import slurm_is_here
 from farkernel.provisioners.cli.findings import Finding, ok, problem, warning
@@ -75,7 +75,9 @@ def wanted(image: str | None, *, runtime: str | None, kernel: str | None, comman
     :raises FarkernelError: there is no such kernelspec, it is not valid, there is no image, or not one runtime for it
     """
     spec = find_installed(kernel) if kernel else None
-    config = dict(spec.config) if spec else {}
+    if spec:
+        check(spec)
+    config = spec.config if spec else {}
     source = spec.source if spec else "IMAGE"
     container = effective(config, source=source).request.container.model_dump(exclude_unset=True)
     if image:
@@ -85,7 +87,7 @@ def wanted(image: str | None, *, runtime: str | None, kernel: str | None, comman
     if runtime or container.get("runtime", "none") == "none":
         container["runtime"] = runtime or runtime_of(container["image"])
     argv, env = _command(spec)
-    config["container"] = container
+    config = {**config, "container": container}
     whole = effective(config, source=source, env={**os.environ, **env}, server=os.environ, named=env)
     if command:
         argv = [command, *(_IPYKERNEL if python_of([command]) == command else ())]

@@ -440,3 +440,30 @@ def test_what_cannot_be_checked(images: Farkernel, home: Path) -> None:
     assert "in no image" in images("check", "--kernel=mine").stderr
     assert "srun is not on PATH" in images("check", IMAGE, "--on-node", PATH=f"{home}/bin").stdout
     assert images("check", IMAGE, "--kernel=mine").returncode == 0
+
+
+@pytest.mark.usefixtures("shifter")
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ({"argv": []}, "argv: expected a command, it is empty"),
+        ({"argv": [1]}, "argv.0: expected a text, not 1"),
+        ({"config": None}, "expected an object, not null"),
+        ({"config": 5}, "expected an object, not 5"),
+        ({"config": "abc"}, 'expected an object, not "abc"'),
+    ],
+    ids=str,
+)
+def test_what_jupyter_accepts_and_no_start_would_is_named(
+    images: Farkernel, home: Path, part: dict[str, Any], said: str
+) -> None:
+    kernelspec(home, {"runtime": "shifter", "image": IMAGE}, ["python3"])
+    file = home / ".local/share/jupyter/kernels/mine/kernel.json"
+    spec = json.loads(file.read_text())
+    (spec["metadata"]["kernel_provisioner"] if "config" in part else spec).update(part)
+    file.write_text(json.dumps(spec))
+
+    done = images("check", "--kernel=mine")
+
+    assert done.returncode == 1
+    assert f"{file}: {said}" in done.stderr
