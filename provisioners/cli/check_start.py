@@ -178,7 +178,7 @@ async def launch(what: Valid, *, wait: float) -> list[Finding]:
 
 
 async def _launch(kernels: AsyncKernelManager, what: Valid, wait: float) -> list[Finding]:
-    async with _watched(kernels) as seen:
+    async with _watched(kernels, local=what.provisioner == "farkernel-local") as seen:
         try:
             async with asyncio.timeout(wait):
                 await kernels.start_kernel()
@@ -223,9 +223,13 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 class _Seen:
-    """What is to be seen of a start, while it goes on and when it has failed."""
+    """What is to be seen of a start, while it goes on and when it has failed.
 
-    def __init__(self) -> None:
+    :param local: it asks no Slurm
+    """
+
+    def __init__(self, *, local: bool) -> None:
+        self._local = local
         self.session: Session | None = None
         self.result = 0.0
         self.last = ""
@@ -251,7 +255,8 @@ class _Seen:
         if self.session is None or not self.session.timeline.submitted:
             return []
         times = self.session.timeline
-        found = [ok("submitted", self.job or "a process of this host")]
+        place = "a process of this host" if self._local else self.job  # Slurm may have refused it
+        found = [ok("submitted", place)] if place else []
         steps = {
             "node given": (times.allocated, f": {self.node}" if self.node else ""),
             "launcher up": (times.launcher, ""),
@@ -263,9 +268,9 @@ class _Seen:
 
 
 @contextlib.asynccontextmanager
-async def _watched(manager: AsyncKernelManager) -> AsyncIterator[_Seen]:
+async def _watched(manager: AsyncKernelManager, *, local: bool) -> AsyncIterator[_Seen]:
     """Watch a start of this manager's kernel; in the end, however it comes, it is shut down and gone."""
-    seen = _Seen()
+    seen = _Seen(local=local)
 
     async def look() -> None:
         while True:

@@ -96,6 +96,14 @@ def test_a_kernel_is_started_and_nothing_is_left(specs: Specs, tmp_path: Path) -
     assert jobs() == []
 
 
+def test_a_job_that_slurm_refuses_was_not_submitted(specs: Specs) -> None:
+    *_, refused, _ = found = _check(specs(name="mine", slurm={"qos": "nosuch"}), "--launch", code=1)
+
+    assert (refused["level"], refused["subject"]) == ("problem", "start")
+    assert "Invalid qos specification" in refused["found"]
+    assert "submitted" not in {finding["subject"] for finding in found}
+
+
 def _launch(name: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(_argv(name, "--launch"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
