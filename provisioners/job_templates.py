@@ -15,7 +15,7 @@ import os
 import pathlib
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,14 +57,18 @@ class JobTemplates:
         self.site = site
 
     def found(self) -> list[Found]:
-        """Return each template, by name; one that is hidden by the user's own comes after that one."""
-        there = [
-            Found(path.stem, path, folder == self.user)
-            for folder in (self.user, self.site)
-            for path in _files(folder)
-            if _NAME.fullmatch(path.stem)
-        ]
-        return sorted(there, key=lambda one: (one.name, not one.ours))
+        """Return each template, by name; one that is hidden by the user's own comes after that one.
+
+        :raises RequestError: a directory cannot be read
+        """
+        return sorted(self._all(), key=lambda one: (one.name, not one.ours))
+
+    def _all(self) -> Iterator[Found]:
+        """Yield each template, the user's own first: what hides the site's needs none of these."""
+        for folder in (self.user, self.site):
+            for path in _files(folder):
+                if _NAME.fullmatch(path.stem):
+                    yield Found(path.stem, path, folder == self.user)
 
     def find(self, name: str, *, source: str = "", above: pathlib.Path | None = None) -> Found:
         """Return the template of that name.
@@ -72,12 +76,12 @@ class JobTemplates:
         :param source: who asks for it, if that is a file; the message begins with it
         :param above: a template that extends it: a user's own may extend the site's of the same name
         :raises TemplateNotFound: there is none
+        :raises RequestError: a directory that may have it cannot be read
         """
-        there = self.found()
-        for one in there:
+        for one in self._all():
             if one.name == name and one.path != above:
                 return one
-        names = {one.name for one in there if not source.startswith(str(one.path))}
+        names = {one.name for one in self._all() if not source.startswith(str(one.path))}
         places = " or ".join(dict.fromkeys(map(str, (self.user, self.site))))
         missing = f'here is no job template "{name}" in {places}'
         raise TemplateNotFound(
@@ -168,5 +172,8 @@ def read(path: pathlib.Path) -> Layer:
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:
     try:
         return [path for path in folder.iterdir() if path.suffix == ".json"]
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        hint = "Whoever owns it can let you read it, with chmod."
+        raise RequestError(f"{folder}: the job templates cannot be read: {error.strerror}", hint=hint) from error

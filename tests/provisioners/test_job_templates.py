@@ -95,6 +95,15 @@ def test_a_file_that_cannot_be_read_is_named(templates: JobTemplates) -> None:
     assert refused(templates, {"extends": "t"}) == f"{path}: cannot be read: Is a directory"
 
 
+def test_a_directory_that_cannot_be_read_is_not_one_without_templates(templates: JobTemplates) -> None:
+    templates.site.symlink_to(templates.site)
+    put(templates.user, "own", {})
+    assert refused(templates, {"extends": "t"}).startswith(
+        f"{templates.site}: the job templates cannot be read: Too many levels of symbolic links"
+    )
+    effective({"extends": "own"}, source="x", templates=templates)  # which hides the site's, if there is one
+
+
 def test_a_circle_is_refused(templates: JobTemplates) -> None:
     put(templates.user, "a", {"extends": "b"})
     path = put(templates.user, "b", {"extends": "a"})
