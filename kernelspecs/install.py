@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -139,14 +139,28 @@ def is_on_jupyter_path(folder: Path) -> bool:
 
 def copies(name: str) -> list[Path]:
     """Find every kernel.json that Jupyter might take for a name; it takes the first one, which hides the others."""
-    there = [
-        folder / KERNEL_FILE
-        for place in map(Path, _manager().kernel_dirs)
-        for folder in _folders(place)
-        # as Jupyter looks: one that the user may not read is not there
-        if folder.name.lower() == name.lower() and os.path.isfile(folder / KERNEL_FILE)  # noqa: PTH113
-    ]
+    # as Jupyter looks: one that the user may not read is not there
+    there = [file for file in _files(name) if os.path.isfile(file)]  # noqa: PTH113
     return list({path.resolve(): path for path in reversed(there)}.values())[::-1]
+
+
+def unreadable(name: str) -> Path | None:
+    """Find a kernel.json that Jupyter would take for a name if the user could get at it."""
+    for file in _files(name):
+        try:
+            file.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            return file
+    return None
+
+
+def _files(name: str) -> Iterator[Path]:
+    for place in map(Path, _manager().kernel_dirs):
+        for folder in _folders(place):
+            if folder.name.lower() == name.lower():
+                yield folder / KERNEL_FILE
 
 
 def _folders(place: Path) -> list[Path]:

@@ -52,6 +52,7 @@ def _files(name: str | None) -> list[Path]:
 
     :raises typer.BadParameter: there is no such file or kernelspec
     """
+    from farkernel.kernelspecs.install import unreadable  # noqa: PLC0415
     from farkernel.provisioners.cli.check_file import farkernels_files, kernelspec_files  # noqa: PLC0415
     from farkernel.provisioners.request import those  # noqa: PLC0415
 
@@ -65,6 +66,8 @@ def _files(name: str | None) -> list[Path]:
         return [path / "kernel.json"]
     if path.exists():
         return [path]
+    if hidden := unreadable(name):
+        return [hidden]
     names = those(name, known) if known else "Jupyter finds none."
     raise typer.BadParameter(f"there is no kernelspec and no file {name!r}. {names}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -73,7 +74,7 @@ def _folder(file: Path) -> Iterator[Finding]:
         yield Finding(
             Level.PROBLEM, "directory", f"Jupyter takes no kernelspec of the name {folder.name!r}", advice, str(folder)
         )
-    if not any((folder / logo).is_file() for logo in _LOGOS):
+    if os.access(folder, os.X_OK) and not any((folder / logo).is_file() for logo in _LOGOS):
         found = "there is no logo: JupyterLab's launcher shows a letter"
         yield Finding(Level.HINT, "logo", found, f"Put {' or '.join(_LOGOS)} beside kernel.json.", str(folder))
 

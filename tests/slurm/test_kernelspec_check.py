@@ -25,6 +25,19 @@ def _check(name: str, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
     return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
+def test_one_whose_folder_may_not_be_entered_is_there_and_cannot_be_read(specs: Specs, tmp_path: Path) -> None:
+    name = specs(name="mine")
+    folder = tmp_path / "share/jupyter/kernels/mine"
+    folder.chmod(0)
+    try:
+        (told,) = _check(name, code=1)
+    finally:
+        folder.chmod(0o755)
+
+    assert (told["level"], told["file"]) == ("problem", str(folder / "kernel.json"))
+    assert "cannot be read: Permission denied" in told["found"]
+
+
 def test_slurm_says_when_a_job_would_start_and_none_is_submitted(specs: Specs) -> None:
     name = specs(name="mine")
 
