@@ -15,8 +15,9 @@ from farkernel.kernelspecs.model import PROVISIONER_PREFIX, read_spec
 from farkernel.provisioners.errors import FarkernelError
 from farkernel.provisioners.request import check_kernelspec, those
 
-# Jupyter's own rule, without the names "." and "..", which it would accept and replace as a folder.
-_NAME = re.compile(r"[a-z0-9_-][a-z0-9._-]*")
+# Jupyter's own rule, without the names "." and "..", which it would accept and replace as a folder, and what no
+# file system takes.
+_NAME = re.compile(r"[a-z0-9_-][a-z0-9._-]{,254}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +57,9 @@ def write(content: Content, name: str, *, prefix: Path | None = None, replace: b
     :raises FarkernelError: it exists, its name is not valid, or the place cannot be written
     """
     destination = destination_of(name, prefix=prefix)
-    if destination.is_symlink():
-        raise FarkernelError(f"{destination} is a link.", hint="Remove it, or give another name with --name.")
-    if destination.exists() and not replace:
-        raise FarkernelError(
-            f"There is already a kernelspec {destination.name!r} in {destination.parent}.",
-            hint="Give another name with --name, or overwrite it with --replace.",
-        )
-    check_spec(content.spec, source=f"the kernelspec {destination.name}").refuse()  # which is no file yet
     try:
+        _check_free(destination, replace=replace)
+        check_spec(content.spec, source=f"the kernelspec {destination.name}").refuse()  # which is no file yet
         write_folder(content, destination, replace=replace, for_all=prefix is not None)
     except OSError as error:
         raise FarkernelError(
@@ -75,6 +70,16 @@ def write(content: Content, name: str, *, prefix: Path | None = None, replace: b
     return destination
 
 
+def _check_free(destination: Path, *, replace: bool) -> None:
+    if destination.is_symlink():
+        raise FarkernelError(f"{destination} is a link.", hint="Remove it, or give another name with --name.")
+    if destination.exists() and not replace:
+        raise FarkernelError(
+            f"There is already a kernelspec {destination.name!r} in {destination.parent}.",
+            hint="Give another name with --name, or overwrite it with --replace.",
+        )
+
+
 def destination_of(name: str, *, prefix: Path | None) -> Path:
     """Return the folder of a kernelspec that is to be installed; the arguments are those of `write`.
 
@@ -83,7 +88,7 @@ def destination_of(name: str, *, prefix: Path | None) -> Path:
     if not _NAME.fullmatch(name.lower()):
         raise FarkernelError(
             f"A kernelspec cannot be named {name!r}.",
-            hint="It may have letters, digits, hyphens, underscores and, not as the first, full stops.",
+            hint="It may have up to 255 letters, digits, hyphens, underscores and, not as the first, full stops.",
         )
     return _kernels(prefix) / name.lower()
 

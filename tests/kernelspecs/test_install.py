@@ -88,7 +88,7 @@ def test_a_link_is_not_followed_even_when_replacing(tmp_path: Path, data: Path) 
     assert list(target.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["..", ".", "a/b", "../x", "a b", "é"])
+@pytest.mark.parametrize("name", ["..", ".", "a/b", "../x", "a b", "é", "x" * 256])
 def test_a_name_that_is_no_plain_folder_is_refused(name: str, data: Path) -> None:
     with pytest.raises(FarkernelError, match="cannot be named"):
         install(load_template("local"), name=name, replace=True)
@@ -112,6 +112,8 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(FarkernelError, match=r"(?s)cannot be written to .*/file/share.*--prefix"):
         install(load_template("local"), prefix=tmp_path / "file")
+    with pytest.raises(FarkernelError, match=r"(?s)cannot be written to .*File name too long.*--prefix"):
+        install(load_template("local"), prefix=tmp_path / ("x" * 256))
 
 
 def test_installed_lists_farkernels_and_no_other(data: Path) -> None:
