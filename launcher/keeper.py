@@ -23,6 +23,7 @@ from typing import BinaryIO
 from farkernel.launcher import protocol
 from farkernel.launcher.lines import each_line
 from farkernel.launcher.main import say
+from farkernel.launcher.node import can_run_in
 from farkernel.launcher.private import PrivateDirectory
 from farkernel.launcher.protocol import (
     MARK,
@@ -131,7 +132,7 @@ class Keeper:
         # own way to start programs.
         setpriv = shutil.which("setpriv")
         wrapper = [setpriv, "--pdeathsig", "USR2", "--"] if setpriv else []
-        cwd = order.cwd if pathlib.Path(order.cwd).is_dir() else "/"  # noqa: ASYNC240 (nothing else runs yet)
+        cwd = order.cwd if can_run_in(order.cwd) else "/"
         return await asyncio.create_subprocess_exec(
             *wrapper, *order.argv, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=order.env, cwd=cwd, start_new_session=True
         )

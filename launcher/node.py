@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import os
 import pathlib
 import re
 import socket
@@ -21,6 +22,12 @@ _NOT_USABLE = 0x48
 
 _GLOBAL = "00"
 """The scope of an address that is good for more than one cable."""
+
+
+def can_run_in(directory: str) -> bool:
+    """Whether a program can be started in a directory: it is there, and may be entered."""
+    return os.path.isdir(directory) and os.access(directory, os.X_OK)  # noqa: PTH112 (raises nothing)
+
 
 # Variables that Slurm sets for a step (srun(1), OUTPUT ENVIRONMENT VARIABLES). A nested srun takes most of
 # them as its options: SLURM_NTASKS=1 makes `srun -N2 hostname` fail. What describes the job stays.

@@ -237,7 +237,7 @@ class Hook:
 
 def _first_directory(candidates: list[str]) -> str:
     for directory in candidates:
-        if os.path.isdir(directory) and os.access(directory, os.X_OK):  # noqa: PTH112 (nothing to gain)
+        if node.can_run_in(directory):
             return directory
     if len(candidates) == 1:
         raise FileNotFoundError(2, "No such directory on the node", candidates[0])

@@ -11,6 +11,7 @@ FarkernelError
 ├── NotImpersonated         Enterprise Gateway is to start a kernel as somebody else
 ├── DirectoryUnusable       a directory on the login node or on the compute node is full, or not there
 ├── CommandMissing          a program of Slurm is not on the login node
+├── CommandRefused          it is there, and the system does not start it: its environment may be too large
 ├── LoginFailed             there is no ssh connection to the login node, or it does not do what is needed
 │   ├── HostNotFound        no such host
 │   ├── HostKeyUnknown      nobody has said yet that this is the host
@@ -137,6 +138,10 @@ class DirectoryUnusable(FarkernelError):
 
 class CommandMissing(FarkernelError):
     """A program of Slurm is not on the login node."""
+
+
+class CommandRefused(FarkernelError):
+    """The system does not start a program, such as one whose environment is too large."""
 
 
 class LoginFailed(FarkernelError):

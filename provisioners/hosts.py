@@ -7,10 +7,10 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Protocol
 
 from farkernel.launcher.lines import each_line
+from farkernel.launcher.node import can_run_in
 from farkernel.launcher.reach import try_address, with_port
 from farkernel.provisioners import process
 from farkernel.provisioners.process import GRACE, Finished
@@ -69,10 +69,11 @@ class Host(Protocol):
     ) -> Program:
         """Start a program whose lines are handed on as they come, and which keeps its input open.
 
-        :param cwd: passed over if there is no such directory
+        :param cwd: passed over if there is no such directory, or it may not be entered
         :param input: what it reads first
         :param orphan_timeout: seconds without us after which a program that waits ends by itself
         :raises CommandMissing: there is no such program
+        :raises CommandRefused: the system does not start it
         :raises LoginFailed: the host cannot be reached
         """
 
@@ -122,7 +123,7 @@ class ThisHost:
         orphan_timeout: float,
     ) -> Program:
         """Start a program that does not outlive us."""
-        place = cwd if Path(cwd).is_dir() else "/"  # noqa: ASYNC240
+        place = cwd if can_run_in(cwd) else "/"
         child = await process.start(argv, env=env, cwd=place, die_by=process.SRUNS_END)
         assert child.stdin
         child.stdin.write(input)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from farkernel.provisioners.errors import CommandMissing
+from farkernel.provisioners.errors import CommandMissing, CommandRefused
 
 SRUNS_END = "USR2"
 """`die_by` for srun.
@@ -182,6 +183,7 @@ async def start(
     :param cwd: its working directory; this process's own when None
     :param die_by: the signal that it gets when this process dies, however that comes about; none if empty
     :raises CommandMissing: there is no such program
+    :raises CommandRefused: the system does not start it
     """
     path = (os.environ if env is None else env).get("PATH")
     if shutil.which(argv[0], path=path) is None:
@@ -190,9 +192,23 @@ async def start(
             hint="See that it is installed, and that PATH leads to it.",
         )
     wrapper = _dying_with_us(die_by) if die_by else []
-    return await asyncio.create_subprocess_exec(
-        *wrapper, *argv, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=env, cwd=cwd, start_new_session=True
-    )
+    try:
+        return await asyncio.create_subprocess_exec(
+            *wrapper, *argv, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=env, cwd=cwd, start_new_session=True
+        )
+    except OSError as error:
+        raise _refused(argv, os.environ if env is None else env, error) from error
+
+
+def _refused(argv: Sequence[str], env: Mapping[str, str], error: OSError) -> CommandRefused:
+    hint = ""
+    if error.errno == errno.E2BIG:
+        parts = {f"the variable {name}": value for name, value in env.items()}
+        parts |= {f'the argument "{word[:20]}…"': word for word in argv}
+        largest = max(parts, key=lambda part: len(os.fsencode(parts[part])))
+        size = len(os.fsencode(parts[largest]))
+        hint = f"The largest of what it is given is {largest} ({size} bytes): make it shorter, or leave it out."
+    return CommandRefused(f"The program {argv[0]} cannot be started on this host: {error.strerror}.", hint=hint)
 
 
 def _dying_with_us(name: str) -> list[str]:

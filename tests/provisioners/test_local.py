@@ -32,6 +32,7 @@ from farkernel.provisioners import clients
 from farkernel.provisioners.containers.base import NoContainer
 from farkernel.provisioners.errors import (
     CannotListen,
+    CommandRefused,
     FarkernelError,
     ImportFailed,
     KernelCommandMissing,
@@ -1140,6 +1141,15 @@ def test_a_directory_of_the_kernelspec_that_does_not_exist_is_named(site: Site) 
 
     assert "/no/such/directory" in error.what
     assert "kernel.cwd" in error.hint
+
+
+def test_a_variable_that_is_too_large_is_named(site: Site) -> None:
+    site.kernelspec(env={"BIG": "x" * 2**17})
+
+    error = _fail(CommandRefused)
+
+    assert "cannot be started on this host" in error.what
+    assert "the variable BIG (131072 bytes)" in error.hint
 
 
 def test_after_a_failure_the_same_kernel_can_be_started(site: Site) -> None:

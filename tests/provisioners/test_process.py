@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from farkernel.provisioners.errors import CommandMissing
+from farkernel.provisioners.errors import CommandMissing, CommandRefused
 from farkernel.provisioners.process import run, stream
 
 
@@ -54,6 +54,15 @@ def test_a_program_that_reads_nothing_ends_all_the_same() -> None:
 def test_a_program_that_is_missing_is_named() -> None:
     with pytest.raises(CommandMissing, match="no-such-program"):
         asyncio.run(run(["no-such-program"], timeout=30))
+
+
+def test_an_environment_that_the_system_does_not_take_is_told_with_its_largest_variable() -> None:
+    with pytest.raises(CommandRefused) as caught:
+        asyncio.run(run(["true"], env={**os.environ, "BIG": "x" * 2**17}, timeout=30))
+    assert "The program true cannot be started on this host: Argument list too long." in str(caught.value)
+    assert "the variable BIG (131072 bytes)" in str(caught.value)
+    with pytest.raises(CommandRefused, match='the argument "yyyyyyyyyyyyyyyyyyyy…"'):
+        asyncio.run(run(["true", "y" * 2**17], timeout=30))
 
 
 def test_a_program_that_is_not_executable_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -86,12 +87,15 @@ async def test_it_starts_in_the_directory_of_the_kernelspec(specs: Specs) -> Non
         assert await asked(client, "os.getcwd()") == "/var/tmp"
 
 
-async def test_it_starts_in_the_directory_of_the_notebook_or_at_home(specs: Specs) -> None:
+async def test_it_starts_in_the_directory_of_the_notebook_or_at_home(specs: Specs, tmp_path: Path) -> None:
     name = specs()
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
     async with kernel(name, cwd="/usr/share") as (_, client):
         assert await asked(client, "os.getcwd()") == "/usr/share"
-    async with kernel(name, cwd="/run/user") as (_, client):  # on the login node only
-        assert await asked(client, "os.getcwd()") == await asked(client, "os.path.expanduser('~')")
+    for place in ("/run/user", str(closed)):  # on the login node only; nobody may enter it
+        async with kernel(name, cwd=place) as (_, client):
+            assert await asked(client, "os.getcwd()") == await asked(client, "os.path.expanduser('~')")
 
 
 async def test_a_part_of_a_shared_node(specs: Specs) -> None:
