@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from farkernel.provisioners.errors import RequestError
 from farkernel.provisioners.request import Request, parse_request
@@ -81,7 +81,7 @@ def origin(layers: Sequence[Layer], key: str) -> str:
 
 
 def assigned(words: Sequence[str], *, source: str) -> dict[str, Any]:
-    """Make a config of words such as `slurm.nodes=2`; a value that is not JSON is a text.
+    """Make a config of words such as `slurm.nodes=2`; what is not JSON is a text, and so is a number where one belongs.
 
     :param source: what messages call them, usually an option's name
     :raises RequestError: a word is no assignment
@@ -94,11 +94,30 @@ def assigned(words: Sequence[str], *, source: str) -> dict[str, Any]:
                 f'{source}: expected KEY=VALUE such as "slurm.nodes=2", not "{word}"',
                 hint="`farkernel kernelspec schema --config-only` describes all keys.",
             )
-        part: Any = _value(value)
-        for name in reversed(key.split(".")):
-            part = {name: part}
-        config = _over(config, part)
+        config = _over(config, _assignment(key, value))
     return config
+
+
+def _assignment(key: str, text: str) -> dict[str, Any]:
+    """Return the config of one assignment; a number, or true, is the text that it was written as where one belongs."""
+    value = _value(text)
+    config = _below(key, value)
+    as_text = _below(key, text)
+    return as_text if isinstance(value, int | float) and not _is_valid(config) and _is_valid(as_text) else config
+
+
+def _below(key: str, value: Any) -> dict[str, Any]:
+    for name in reversed(key.split(".")):
+        value = {name: value}
+    return cast("dict[str, Any]", value)
+
+
+def _is_valid(config: Mapping[str, Any]) -> bool:
+    try:
+        parse_request(config, source="")
+    except RequestError:
+        return False
+    return True
 
 
 def _value(text: str) -> Any:

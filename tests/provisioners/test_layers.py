@@ -69,6 +69,11 @@ def test_what_a_layer_gives_is_in_the_whole(low: dict[str, Any], high: dict[str,
         (["slurm.comment=a=b"], {"slurm": {"comment": "a=b"}}),
         (["slurm.qos=null"], {"slurm": {"qos": None}}),
         (['slurm.account="12"'], {"slurm": {"account": "12"}}),
+        (["slurm.account=1234"], {"slurm": {"account": "1234"}}),
+        (["slurm.comment=true"], {"slurm": {"comment": "true"}}),
+        (["slurm.job_name=1.50"], {"slurm": {"job_name": "1.50"}}),
+        (["container.env.OMP_NUM_THREADS=4"], {"container": {"env": {"OMP_NUM_THREADS": "4"}}}),
+        (["slurm.nodes=0"], {"slurm": {"nodes": 0}}),  # which is refused as it was written
         (["login=alice@cori"], {"login": "alice@cori"}),
     ],
 )
