@@ -316,7 +316,7 @@ class _Look:
             try:
                 document = read_document(pathlib.Path(source))
             except NotJson as error:
-                return Placed(Flaw((), rest, error.advice), source, error.place)
+                return Placed(Flaw((), rest, hint or error.advice), source, error.place)
         found = re.match(r"([A-Za-z_][\w-]*(?:\.[\w-]+)*): (.+)", rest)
         key, what = (found[1], found[2]) if found else ("", rest)
         path = _resolved(document, prefix, key) if key else prefix

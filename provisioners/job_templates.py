@@ -31,6 +31,7 @@ SITE = pathlib.Path("/etc/farkernel/templates")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _LARGEST = 2**20
 """Bytes of a file: a job template has some hundreds."""
+_EXAMPLE = '{"slurm": {"qos": …}}'
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def read(path: pathlib.Path) -> Layer:
             text = file.read(_LARGEST + 1)
         if len(text) > _LARGEST:
             raise RequestError(f"{path}: larger than {_LARGEST} bytes: no job template")
-        return Layer(str(path), read_json(text.decode()).value)
+        return Layer(str(path), read_json(text.decode(), example=_EXAMPLE).value)
     except OSError as error:
         raise RequestError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

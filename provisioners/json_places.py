@@ -56,16 +56,17 @@ class NotJson(Exception):
         self.advice = advice
 
 
-def read_json(text: str) -> Document:
+def read_json(text: str, *, example: str = '{"argv": […], "display_name": …}') -> Document:
     """Read a JSON text as Python's `json` does, and note where everything stands.
 
+    :param example: what to write where there is nothing
     :raises NotJson: it is none
     """
     try:
         value = json.loads(text)
         places, twice = _Walk(text).all()
     except json.JSONDecodeError as error:
-        raise _explained(text, error) from None
+        raise _explained(text, error, example) from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits; objects in objects without end
         raise NotJson(Place(1, 1), str(error), "Write it anew, without what no kernelspec needs.") from None
     return Document(value, places, twice)
@@ -145,7 +146,9 @@ class _Fault(NamedTuple):
     advice: str
 
 
-def _explained(text: str, error: json.JSONDecodeError) -> NotJson:
+def _explained(text: str, error: json.JSONDecodeError, example: str) -> NotJson:
+    if not text.strip():
+        return NotJson(Place(1, 1), "the file is empty", f"Write an object: {example}.")
     fault = next(_faults(text, error))
     return NotJson(place_at(text, fault.at), fault.what, fault.advice)
 
@@ -159,8 +162,6 @@ def _faults(text: str, error: json.JSONDecodeError) -> Iterator[_Fault]:
     here = text[at : at + 1]
     before = len(text[:at].rstrip())
     last = text[before - 1 : before]
-    if not text.strip():
-        yield _Fault(0, "the file is empty", 'Write an object: {"argv": […], "display_name": …}.')
     if text.startswith("\ufeff"):
         yield _Fault(0, "it begins with a byte order mark", "Save it as UTF-8 without a byte order mark (BOM).")
     if here == "#" or text[at : at + 2] in {"//", "/*"}:

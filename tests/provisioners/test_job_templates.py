@@ -74,6 +74,7 @@ def test_what_is_wrong_in_a_template_names_the_templates_file(templates: JobTemp
     ("content", "expected"),
     [
         ("{", "not JSON"),
+        ("", 'not JSON: the file is empty (line 1, column 1)\nWrite an object: {"slurm": {"qos": …}}.'),
         ("[1]", "expected an object"),
         ("[" * 100_000, "not JSON"),
         (" " * 2**21, "larger than"),

@@ -391,11 +391,18 @@ def test_a_job_template_that_is_not_valid_is_told_at_its_own_place(
     template = home / ".config/farkernel/templates/short.json"
     template.parent.mkdir(parents=True)
     template.write_text('{"slurm":\n  {"tiem": 5}}')
+    file = install(GOOD.replace('"config": {', '"config": {"extends": "short",'))
 
-    (problem,) = _problems(check_file(install(GOOD.replace('"config": {', '"config": {"extends": "short",'))))
+    (problem,) = _problems(check_file(file))
 
     assert (problem.where, problem.key) == (f"{template}:2:4", "slurm.tiem")
     assert problem.advice == "Write time."
+
+    template.write_text("")
+    (problem,) = _problems(check_file(file))
+
+    assert problem.where == f"{template}:1:1"
+    assert problem.advice == 'Write an object: {"slurm": {"qos": …}}.'
 
 
 @pytest.fixture
