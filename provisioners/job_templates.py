@@ -83,11 +83,15 @@ class JobTemplates:
             if one.name == name and one.path != above:
                 return one
         names = {one.name for one in self._all() if not source.startswith(str(one.path))}
-        places = " or ".join(dict.fromkeys(map(str, (self.user, self.site))))
+        own = above.parent if above and above.stem == name else None  # where it lies itself
+        places = " or ".join(dict.fromkeys(str(folder) for folder in (self.user, self.site) if folder != own))
         missing = f'here is no job template "{name}" in {places}'
+        hint = those(name, names) if names else "There is none; `farkernel template save` makes one."
+        if own:
+            hint = "A job template can extend only the site's of its own name: name another one, or remove extends."
         raise TemplateNotFound(
             f"{source}: t{missing}" if source else f"T{missing}",
-            hint=those(name, names) if names else "There is none; `farkernel template save` makes one.",
+            hint=hint,
         )
 
     def layers(self, layer: Layer) -> list[Layer]:

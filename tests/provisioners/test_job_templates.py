@@ -112,8 +112,10 @@ def test_a_circle_is_refused(templates: JobTemplates) -> None:
 
 
 def test_one_that_extends_itself_is_refused(templates: JobTemplates) -> None:
-    put(templates.user, "a", {"extends": "a"})
-    assert "there is no job template" in refused(templates, {"extends": "a"})
+    path = put(templates.user, "a", {"extends": "a"})
+    text = refused(templates, {"extends": "a"})
+    assert text.startswith(f'{path}: extends: there is no job template "a" in {templates.site}\n')
+    assert "A job template can extend only the site's of its own name" in text
 
 
 def test_what_is_saved_is_found(templates: JobTemplates) -> None:
