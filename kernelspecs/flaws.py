@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ PROVISIONER: Path = ("metadata", "kernel_provisioner")
 CONFIG: Path = (*PROVISIONER, "config")
 PROXY: Path = ("metadata", "process_proxy")
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _STANZA = '{"kernel_provisioner": {"provisioner_name": "farkernel-slurm", "config": {}}}'
 
 
@@ -173,6 +175,8 @@ def _text(key: str) -> Callable[[object], Iterator[Flaw]]:
             yield problem((key,), f"expected a text, not {shown(value)}", "Put it in double quotes.")
         elif value != printable(value):
             yield problem((key,), "half a character, which nothing can show", "Write it anew.")
+        elif _CONTROL.search(value):
+            yield problem((key,), f"a control character in {shown(value)}", "Write it on one line, without any.")
         elif not value.strip():
             yield Flaw((key,), "it is empty", "Write what users are to see.", serious=key == "display_name")
 

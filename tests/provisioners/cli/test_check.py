@@ -73,6 +73,7 @@ BROKEN: dict[str, Broken] = {
     ),
     "no connection file": ("{connection_file}", "{conection_file}", "2:34", "argv.2", 'Add "{connection_file}"'),
     "a number in argv": ('"-f"', "7", "2:28", "argv.1", "Put it in double quotes"),
+    "a name on two lines": ('"Mine"', '"Mi\\nne"', "3:3", "display_name", "Write it on one line"),
     "no name": ('  "display_name": "Mine",\n', "", "1:1", "display_name", "what JupyterLab's launcher shows"),
     "a number in env": ('"4"', "4", "6:11", "env.OMP_NUM_THREADS", 'Write "4"'),
     "null in env": ('"4"', "null", "6:11", "env.OMP_NUM_THREADS", "Remove it, or write a text"),

@@ -110,6 +110,8 @@ def test_wrap_from_a_template(farkernel: Farkernel, home: Path, kernels: Path) -
         (["plain", "--name", "x", "--template", "nix"], 'no job template "nix"'),
         (["plain", "--name", "plain"], "--replace"),
         (["plain", "--name", "a/b"], "cannot be named"),
+        (["plain", "--name", "x", "--display-name", "a\nb"], "display_name: a control character"),
+        (["plain", "--name", "x" * 300], "cannot be named"),
         (["plain", "--name", "x", "--user", "--sys-prefix"], "choose one of"),
     ],
 )
