@@ -185,8 +185,8 @@ async def start(
     :raises CommandMissing: there is no such program
     :raises CommandRefused: the system does not start it
     """
-    path = (os.environ if env is None else env).get("PATH")
-    if shutil.which(argv[0], path=path) is None:
+    environ = os.environ if env is None else env
+    if shutil.which(argv[0], path=environ.get("PATH")) is None:
         raise CommandMissing(
             f"The program {argv[0]} cannot be run on this host.",
             hint="See that it is installed, and that PATH leads to it.",
@@ -197,7 +197,7 @@ async def start(
             *wrapper, *argv, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=env, cwd=cwd, start_new_session=True
         )
     except OSError as error:
-        raise _refused(argv, os.environ if env is None else env, error) from error
+        raise _refused(argv, environ, error) from error
 
 
 def _refused(argv: Sequence[str], env: Mapping[str, str], error: OSError) -> CommandRefused:

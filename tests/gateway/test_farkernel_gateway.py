@@ -148,7 +148,8 @@ def test_what_is_not_safe_is_refused(gateways: Gateways, options: list[str], wor
 
 async def test_who_was_logged_in_is_not_so_at_the_next_gateway(gateways: Gateways) -> None:
     address = ("--ip", "127.0.0.1", "--port", str(free_port()))
-    url = gateways.start(*address)["url"]
+    told = gateways.start(*address)
+    url = told["url"]
     client, jar = AsyncHTTPClient(), SimpleCookie()
 
     def keep(line: str) -> None:
@@ -162,8 +163,7 @@ async def test_who_was_logged_in_is_not_so_at_the_next_gateway(gateways: Gateway
         return (await client.fetch(f"{url}/api/kernels", headers=cookies(), raise_error=False)).code
 
     await client.fetch(f"{url}/login", header_callback=keep)
-    password = json.loads(gateways.call("--status", "--json").stdout)["token"]
-    body = urlencode({"password": password, "_xsrf": jar["_xsrf"].value})
+    body = urlencode({"password": told["token"], "_xsrf": jar["_xsrf"].value})
     login = HTTPRequest(f"{url}/login", "POST", cookies(), body=body, header_callback=keep, follow_redirects=False)
     await client.fetch(login, raise_error=False)
     assert await kernels() == 200

@@ -27,10 +27,15 @@ RUNTIMES: dict[str, dict[str, Any]] = {
 PYTHON = ["python3", "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
 
 
-@pytest.fixture(params=RUNTIMES)
-def runtime(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+@pytest.fixture
+def programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runtimes' programs are found, and know whose they are."""
     monkeypatch.setenv("PATH", f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin")
     monkeypatch.setenv("USER", "alice")
+
+
+@pytest.fixture(params=RUNTIMES)
+def runtime(request: pytest.FixtureRequest, programs: None) -> str:
     return str(request.param)
 
 
@@ -198,13 +203,7 @@ async def test_a_volume(specs: Specs, runtime: str, cluster: Site) -> None:
 # ---- podman-hpc's own ----
 
 
-@pytest.fixture
-def podman(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin")
-    monkeypatch.setenv("USER", "alice")
-
-
-@pytest.mark.usefixtures("podman")
+@pytest.mark.usefixtures("programs")
 @pytest.mark.parametrize(
     ("cwd", "more", "seen"),
     [
